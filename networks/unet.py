@@ -1,0 +1,209 @@
+"""U-Net: an encoder and a decoder joined by one skip per level; our everyday network in two and three dimensions.
+
+Ronneberger, Fischer and Brox, MICCAI 2015 (2D); Çiçek et al., MICCAI 2016 (3D).
+Differs from the papers: padded convolutions, strided convolutions downwards, instance norm and LeakyReLU, residual
+blocks in the encoder and outputs at several scales by option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+
+from torch import Tensor, cat, nn
+
+from ..errors import unknown
+from .base import Logits, SegmentationNetwork
+from .blocks import ACTIVATIONS, CONV, CONV_TRANSPOSE, LOCAL_NORMS, NORMS, ConvNormAct, ResidualBlock, initialise
+from .receptive_field import Reach
+
+Sides = Sequence[int] | int
+BLOCKS: dict[str, type[ConvNormAct] | type[ResidualBlock]] = {"plain": ConvNormAct, "residual": ResidualBlock}
+ENCODER_DEPTH = {"plain": 2, "residual": 1}  # blocks a level: two convolutions either way
+
+
+class UNet(SegmentationNetwork):
+    """U-Net with strided convolutions downwards and transposed ones (kernel = stride) upwards.
+
+    Parameters (1 to 2 channels, default options): 5,684,578 in 2D, 16,543,650 in 3D.
+
+    Args:
+        widths: channels per level, shallow to deep.
+        blocks: "plain" or "residual": what the encoder is made of; the decoder is plain.
+        norm: "instance", "batch", "group" or "none".
+        activation: "leaky_relu", "relu", "prelu", "elu", "silu" or "gelu".
+        kernels: per level, one odd size or one per axis; default 3.
+        strides: per level, one step or one per axis, that leads into the level; default 1, then 2. The first must be 1.
+        encoder_depth: blocks per level; default 2 convolutions (plain) or 1 block of two (residual).
+        decoder_depth: convolutions per level of the decoder.
+        deep_supervision: number of output scales in training mode; with 1 a tensor is returned instead of a list.
+
+    Shape:
+        image: (N, in_channels, *S).
+        returns: logits (N, out_channels, *S); in training mode with `deep_supervision` > 1 a list, finest first.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        widths: Sequence[int] = (32, 64, 128, 256, 320),
+        blocks: str = "plain",
+        norm: str = "instance",
+        activation: str = "leaky_relu",
+        kernels: Sequence[Sides] | None = None,
+        strides: Sequence[Sides] | None = None,
+        encoder_depth: Sides | None = None,
+        decoder_depth: Sides = 2,
+        deep_supervision: int = 1,
+    ) -> None:
+        levels = len(widths)
+        if levels < 2:
+            raise ValueError(f"a U-Net has at least two levels, got widths={list(widths)}")
+        _choose("blocks", blocks, BLOCKS)
+        _choose("norm", norm, NORMS)
+        _choose("activation", activation, ACTIVATIONS)
+        if not 1 <= deep_supervision < levels:
+            raise ValueError(f"{levels} levels have 1 to {levels - 1} output scales, got {deep_supervision=}")
+        kernel = _per_level("kernels", [3] * levels if kernels is None else kernels, levels, spatial_dims)
+        stride = _per_level("strides", [1] + [2] * (levels - 1) if strides is None else strides, levels, spatial_dims)
+        if any(side % 2 == 0 for sides in kernel for side in sides):
+            raise ValueError(f"kernels are odd, so that sizes are kept; got {kernels}")
+        if any(side != 1 for side in stride[0]):
+            raise ValueError(f"the first level has the image's size, its stride is 1; got strides={strides}")
+        depth_down = _depths("encoder_depth", ENCODER_DEPTH[blocks] if encoder_depth is None else encoder_depth, levels)
+        depth_up = _depths("decoder_depth", decoder_depth, levels - 1)
+        convs_down = [depth * (2 if blocks == "residual" else 1) for depth in depth_down]
+        super().__init__(
+            spatial_dims,
+            in_channels,
+            out_channels,
+            stride=[prod(sides[axis] for sides in stride) for axis in range(spatial_dims)],
+            receptive_field=[
+                _reach([k[axis] for k in kernel], [s[axis] for s in stride], convs_down, depth_up)
+                for axis in range(spatial_dims)
+            ]
+            if norm in LOCAL_NORMS
+            else None,
+        )
+        self.norm = norm
+        self.deep_supervision = deep_supervision
+        self.encoder = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    BLOCKS[blocks](
+                        spatial_dims,
+                        widths[level] if step else (widths[level - 1] if level else in_channels),
+                        widths[level],
+                        kernel=kernel[level],
+                        stride=None if step else stride[level],
+                        norm=norm,
+                        activation=activation,
+                    )
+                    for step in range(depth_down[level])
+                )
+            )
+            for level in range(levels)
+        )
+        self.up = nn.ModuleList(
+            CONV_TRANSPOSE[spatial_dims](
+                widths[level + 1], widths[level], stride[level + 1], stride=stride[level + 1], bias=norm == "none"
+            )
+            for level in range(levels - 1)
+        )
+        self.decoder = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    ConvNormAct(
+                        spatial_dims,
+                        widths[level] if step else 2 * widths[level],
+                        widths[level],
+                        kernel=kernel[level],
+                        norm=norm,
+                        activation=activation,
+                    )
+                    for step in range(depth_up[level])
+                )
+            )
+            for level in range(levels - 1)
+        )
+        self.head = CONV[spatial_dims](widths[0], out_channels, 1)
+        self.coarse_heads = nn.ModuleList(
+            CONV[spatial_dims](widths[level], out_channels, 1) for level in range(1, deep_supervision)
+        )
+        self.apply(initialise)
+
+    def aligned_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Multiples of the stride, and more than one voxel in the deepest level: a norm would erase a single one."""
+        aligned = super().aligned_size(size)
+        if self.norm != "none" and aligned == self.stride:
+            return (*aligned[:-1], 2 * aligned[-1])
+        return aligned
+
+    def body(self, image: Tensor) -> Tensor:
+        """Features of the finest level."""
+        return self.decode(self.encode(image))[0]
+
+    def forward_aligned(self, image: Tensor) -> Logits:
+        """Logits, in training mode one for each output scale."""
+        assert self.head is not None
+        levels = self.decode(self.encode(image))
+        finest: Tensor = self.head(levels[0])
+        if not self.training or self.deep_supervision == 1:
+            return finest
+        return [finest, *(head(level) for head, level in zip(self.coarse_heads, levels[1:], strict=False))]
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """One feature map a level, shallow to deep."""
+        levels = [image]
+        for stage in self.encoder:
+            levels.append(stage(levels[-1]))
+        return levels[1:]
+
+    def decode(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """One feature map a level of the decoder, shallow to deep."""
+        decoded = [levels[-1]]
+        for level in reversed(range(len(self.up))):
+            joined = cat((self.up[level](decoded[0]), levels[level]), dim=1)
+            decoded.insert(0, self.decoder[level](joined))
+        return decoded[:-1]
+
+
+def _reach(kernels: Sequence[int], strides: Sequence[int], down: Sequence[int], up: Sequence[int]) -> int:
+    """Receptive field along one axis; `down` and `up` are convolutions per level."""
+    seen = Reach.of_input(prod(strides))
+    levels: list[Reach] = []
+    for kernel, stride, convs in zip(kernels, strides, down, strict=True):
+        seen = seen.conv(kernel, stride)
+        for _ in range(convs - 1):
+            seen = seen.conv(kernel)
+        levels.append(seen)
+    for level in reversed(range(len(up))):
+        seen = seen.up(strides[level + 1]).join(levels[level])
+        for _ in range(up[level]):
+            seen = seen.conv(kernels[level])
+    return seen.size
+
+
+def _choose(what: str, name: str, choices: Iterable[str]) -> None:
+    if name not in choices:
+        raise unknown(what, name, choices)
+
+
+def _per_level(what: str, sides: Sequence[Sides], levels: int, spatial_dims: int) -> list[tuple[int, ...]]:
+    """One tuple of `spatial_dims` numbers for each level; a single number stands for all axes."""
+    full = [(side,) * spatial_dims if isinstance(side, int) else tuple(side) for side in sides]
+    if len(full) != levels or any(len(level) != spatial_dims or min(level) < 1 for level in full):
+        raise ValueError(
+            f"{what} gives each of {levels} levels a number from 1 on, or {spatial_dims} of them; got {list(sides)}"
+        )
+    return full
+
+
+def _depths(what: str, depths: Sides, levels: int) -> list[int]:
+    full = [depths] * levels if isinstance(depths, int) else list(depths)
+    if len(full) != levels or min(full) < 1:
+        raise ValueError(f"{what} is one number from 1 on, or one for each of {levels} levels; got {depths}")
+    return full

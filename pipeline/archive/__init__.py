@@ -1,0 +1,1 @@
+"""Archives: what is there, and each usable volume as NIfTI."""

@@ -1,0 +1,1 @@
+"""Data sets: layout, folds, fingerprint, plan and the store of preprocessed cases."""

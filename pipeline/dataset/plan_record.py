@@ -1,0 +1,218 @@
+"""The plan as a record and as a file.
+
+A plan is a YAML file that a person may edit and give back. Every choice stands below a comment with its reason; the
+comments are read back into `Plan.reasons`, so that a model folder can still say why.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ...errors import UsageError
+from ...transforms.geometry import ALL_AXIS_CODES
+from ...transforms.writers import write_text
+
+
+class Record(BaseModel):
+    """Base of the plan's parts: an unknown field is an error, not a silent nothing."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Label(Record):
+    """One class; its place in the list is its number, 0 is background.
+
+    `value` is what the label maps hold, `side` says that the class means a side or an end of the body, so that
+    mirroring would turn it into another class.
+    """
+
+    value: int = Field(ge=0, le=65535)
+    name: str
+    side: bool = False
+
+
+class Normalisation(Record):
+    """How one channel's values become the network's.
+
+    window: clip to [low, high], then (value - mean) / std; zscore: the image's own mean and deviation (zscore_nonzero:
+    of its nonzero voxels), clipped to [low, high] afterwards where these are given; rescale: [low, high] becomes 0..1.
+    """
+
+    kind: Literal["window", "zscore", "zscore_nonzero", "rescale"]
+    low: float | None = None
+    high: float | None = None
+    mean: float = 0.0
+    std: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Normalisation:
+        if self.kind in ("window", "rescale") and (self.low is None or self.high is None):
+            raise ValueError(f"{self.kind} needs low and high")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"low must be below high, found low {self.low:g} and high {self.high:g}")
+        return self
+
+
+class Network(Record):
+    """A name that `voxelwise networks` lists, or file.py:Class, and its options."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Optimizer(Record):
+    """What moves the weights; `warmup` is the share of the run's steps in which the rate climbs to `lr`."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=3e-5, ge=0)
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+
+
+class Plan(Record):
+    """What will be done with a data set.
+
+    Args:
+        spacing_mm: grid that the network works on; None keeps each image's own.
+        orientation: axis codes of the network's grid; None keeps the image's own (pictures).
+        patch: three numbers; a slice model has 1 along the slice axis.
+        mirror_axes: spatial axes (0, 1, 2 of `orientation`) that augmentation and test-time mirroring may flip.
+        oversample_foreground: share of the patches that are centred on a foreground voxel.
+        augmentation: strengths, by the names that transforms/augment.py documents; 0 turns one off.
+        average_weights: decay of the running average of the weights, 0 for none.
+        reasons: field -> one sentence.
+    """
+
+    version: Literal[1] = 1
+    dataset: str
+    dims: Literal[2, 3]
+    channels: list[str] = Field(min_length=1)
+    modality: str
+    labels: list[Label] = Field(min_length=2)
+    spacing_mm: list[float] | None = Field(default=None, min_length=3, max_length=3)
+    orientation: str | None = "RAS"
+    crop: Literal["none", "nonzero"] = "none"
+    bias_field: bool = False
+    normalisation: list[Normalisation]
+    patch: list[int] = Field(min_length=3, max_length=3)
+    batch: int = Field(ge=1)
+    network: Network
+    mirror_axes: list[int] = Field(default_factory=list)
+    oversample_foreground: float = Field(default=0.33, ge=0, le=1)
+    augmentation: dict[str, float] = Field(default_factory=dict)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    steps_per_epoch: int = Field(default=250, ge=1)
+    validation_cases: int = Field(default=8, ge=0)
+    average_weights: float = Field(default=0.0, ge=0, lt=1)
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    tta: bool = True
+    seed: int = Field(default=0, ge=0)
+    reasons: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Plan:
+        if len(self.normalisation) != len(self.channels):
+            raise ValueError(
+                f"normalisation has {len(self.normalisation)} entries and channels {len(self.channels)}; one "
+                "each is expected"
+            )
+        if min(self.patch) < 1:
+            raise ValueError(f"patch must hold positive numbers, found {self.patch}")
+        if self.dims == 2 and 1 not in self.patch:
+            raise ValueError(f"patch of a slice model (dims 2) must be 1 along the slice axis, found {self.patch}")
+        if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
+            raise ValueError(f"spacing_mm must be positive, found {self.spacing_mm}")
+        if self.orientation is not None and self.orientation not in ALL_AXIS_CODES:
+            raise ValueError(f"orientation must name each axis once, as RAS or LPS do, found {self.orientation!r}")
+        if not set(self.mirror_axes) <= {0, 1, 2} or len(set(self.mirror_axes)) != len(self.mirror_axes):
+            raise ValueError(f"mirror_axes must be different numbers among 0, 1, 2, found {self.mirror_axes}")
+        values = [label.value for label in self.labels]
+        if len(set(values)) != len(values):
+            raise ValueError(f"labels must have different values, found {values}")
+        return self
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The value in the label maps of each class."""
+        return tuple(label.value for label in self.labels)
+
+    @property
+    def slice_axis(self) -> int | None:
+        """The axis along which a slice model has no extent; None for a volume model."""
+        return self.patch.index(1) if self.dims == 2 else None
+
+
+def write_plan(plan: Plan, path: Path | str) -> None:
+    """Write a plan as YAML, each field below a comment with its reason."""
+    lines = ["# A plan may be edited and given back with --plan. The line above a field says why it is as it is.", ""]
+    for name, value in plan.model_dump(mode="json", exclude={"reasons"}).items():
+        if name in plan.reasons:
+            lines.append("# " + " ".join(plan.reasons[name].split()))
+        if name == "normalisation":
+            value = [entry.model_dump(exclude_defaults=True) for entry in plan.normalisation]
+        style = None if isinstance(value, list | dict) else False  # None: the innermost lists on one line
+        lines.append(yaml.safe_dump({name: value}, sort_keys=False, default_flow_style=style, width=10_000).rstrip())
+    write_text(Path(path), "\n".join(lines) + "\n")
+
+
+def read_plan(path: Path | str) -> Plan:
+    """Read and check a plan; a wrong field is named with what was found and what was expected.
+
+    Raises:
+        UsageError: no such file, not YAML, a field missing, unknown or wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path}: the plan cannot be read ({error}); give a file that `voxelwise plan` wrote"
+        ) from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where is not None else ""
+        raise UsageError(f"{path}: not YAML{line} ({getattr(error, 'problem', error)}); correct that line") from error
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"{path}: found {type(values).__name__}, expected the fields of a plan; write one with `voxelwise plan`"
+        )
+    reasons = {**_reasons_in(text), **(values.pop("reasons", None) or {})}
+    return plan_from(values | {"reasons": reasons}, where=str(path))
+
+
+def plan_from(values: dict[str, Any], where: str = "plan") -> Plan:
+    """Check plain values (of a YAML file, of a model folder) and make them a plan.
+
+    Raises:
+        UsageError: names the first wrong fields.
+    """
+    try:
+        return Plan.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(detail) for detail in error.errors()[:3])
+        raise UsageError(f"{where}: {problems}; correct it, or write a new plan with `voxelwise plan`") from error
+
+
+def _explain(detail: Any) -> str:
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "missing":
+        return f"field {field} is missing"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown field {field}"
+    if detail["type"] == "value_error":
+        return f"{field}: {message}" if field else message
+    return f"{field}: found {detail['input']!r}, expected: {message[:1].lower() + message[1:]}"
+
+
+def _reasons_in(text: str) -> dict[str, str]:
+    """The comment that stands directly above each top-level field."""
+    return {name: reason for reason, name in re.findall(r"^# (.+)\n([a-z_]+):", text, flags=re.MULTILINE)}

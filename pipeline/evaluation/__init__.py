@@ -1,0 +1,1 @@
+"""Evaluation: scores per case and class, and the report."""

@@ -1,0 +1,1 @@
+"""Inference: windows, stitching, whole cases."""

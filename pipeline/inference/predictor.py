@@ -1,0 +1,181 @@
+"""A loaded model: volumes in, label maps on their own grids out; files are not its business."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+
+from ...errors import CaseError, UsageError
+from ...networks.base import SegmentationNetwork
+from ...transforms.chains import LABELS, build_chain, preprocessing_steps, run_chain
+from ...transforms.located import affine_of, plain
+from ...transforms.restore import restore_labels
+from ...transforms.volume import Volume
+from ..devices import memory_format, resolve_device, resolve_precision
+from ..model_folder import ModelFolder, load_network, read_model_folder, select_folds
+from .export import to_values
+from .stitch import score_planes
+
+WINDOW_VOXELS = {"cpu": 1 << 16, "cuda": 1 << 21}  # windows of fewer voxels are put together up to this
+LARGEST_BATCH = 16
+SPELLINGS = {"MRI": "MR", "PET": "PT", "PICTURE": "picture", "RGB": "picture"}
+COMPARABLE = {"CT", "MR", "PT", "US", "picture"}
+MEDIAN_HU = (-1100, 500)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A model ready to segment.
+
+    Args:
+        model: its folder.
+        folds: whose logits are averaged.
+        networks: one for each fold, on the device.
+        chain: preprocessing, the same as in training.
+        overlap: of neighbouring windows.
+        tta_axes: axes that windows are also mirrored along.
+        device: where the networks are.
+        precision: resolved word.
+        window_batch: windows at a time.
+    """
+
+    model: ModelFolder
+    folds: tuple[str, ...]
+    networks: tuple[SegmentationNetwork, ...]
+    chain: Compose
+    overlap: float
+    tta_axes: tuple[int, ...]
+    device: torch.device
+    precision: str
+    window_batch: int
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Size of a window."""
+        return tuple(self.model.plan["patch"])
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Label value of each class."""
+        return tuple(label.value for label in self.model.labels)
+
+    def labels(self, volume: Volume) -> np.ndarray:
+        """Label values (*volume.geometry.shape) of a volume, on its own grid.
+
+        Memory: the preprocessed image, the scores of one slab, the label map.
+
+        Raises:
+            CaseError: another modality, channels or values than the model takes; scores that are not finite.
+        """
+        check_modality(volume, self.model.plan)
+        image = run_chain(self.chain, {"image": volume})["image"]
+        shape, affine = tuple(image.shape[1:]), affine_of(image)
+        planes = score_planes(
+            self.networks,
+            plain(image).float(),
+            patch=self.patch,
+            overlap=self.overlap,
+            tta_axes=self.tta_axes,
+            device=self.device,
+            precision=self.precision,
+            window_batch=self.window_batch,
+        )
+        grid = volume.geometry
+        classes = restore_labels(planes, shape, affine, (*grid.shape, 1)[:3], grid.affine)
+        return to_values(classes, self.values).reshape(grid.shape)
+
+
+def load_predictor(
+    model: ModelFolder | Path | str,
+    *,
+    fold: str | int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    overlap: float | None = None,
+    tta: bool | None = None,
+    network: str | None = None,
+    window_batch: int | None = None,
+) -> Predictor:
+    """Load a model folder for prediction.
+
+    Args:
+        model: model folder, read or not.
+        fold: one fold; all of the folder's folds are averaged when left out.
+        device: auto, cpu, cuda:0.
+        precision: auto, float32, bf16, fp16.
+        overlap: part of a window that its neighbour covers too; the plan's own when left out.
+        tta: mirror windows along the plan's mirror_axes too; the plan's own when left out.
+        network: `path/to/file.py:Class` again, where the model's network is a user's own.
+        window_batch: windows at a time.
+
+    Raises:
+        UsageError: no such folder, fold, device; an overlap outside [0, 1).
+        UnsafeInputError: weights that must not be opened.
+    """
+    model = model if isinstance(model, ModelFolder) else read_model_folder(model)
+    plan, chosen = model.plan, resolve_device(device)
+    overlap = float(plan.get("overlap", 0.5) if overlap is None else overlap)
+    if not 0 <= overlap < 1:
+        raise UsageError(f"--overlap {overlap:g}: windows share a part of themselves, from 0 to below 1")
+    if len(plan.get("patch", ())) != 3:
+        raise UsageError(f"{model.folder}: its plan has patch {plan.get('patch')!r}, expected three numbers")
+    mirror = bool(plan.get("tta", True)) if tta is None else tta
+    folds = select_folds(model, fold)
+    networks = [load_network(model, name, network=network).to(chosen) for name in folds]
+    layout = memory_format(model.network.spatial_dims)
+    # what a chain does to label maps has nothing to do here
+    steps = [step for step in model.preprocessing or preprocessing_steps(**plan) if step["name"] not in LABELS]
+    room = WINDOW_VOXELS[chosen.type] // math.prod(plan["patch"])
+    return Predictor(
+        model=model,
+        folds=folds,
+        networks=tuple(one.to(memory_format=layout) for one in networks),
+        chain=build_chain(steps, keys=("image",)),
+        overlap=overlap,
+        tta_axes=tuple(plan.get("mirror_axes", ())) if mirror else (),
+        device=chosen,
+        precision=resolve_precision(precision, chosen),
+        window_batch=window_batch or max(1, min(LARGEST_BATCH, room)),
+    )
+
+
+def check_modality(volume: Volume, plan: Mapping[str, Any]) -> None:
+    """Refuse a volume of another modality than the model's, or a CT whose values are no Hounsfield units.
+
+    Raises:
+        CaseError: `modality` or `not-hu`.
+    """
+    wanted, found = (_spelled(word) for word in (str(plan.get("modality", "")), volume.modality))
+    if wanted in COMPARABLE and found in COMPARABLE and wanted != found:
+        raise CaseError(
+            f"the image is {found}, the model was trained on {wanted}; predict it with a model for {found}", "modality"
+        )
+    if wanted != "CT":
+        return
+    told = next((note.detail for note in volume.notes if note.code == "not-hu"), "")
+    median = float(np.median(_thinned(volume.array[0])))
+    low, high = MEDIAN_HU
+    if told or not (low <= median <= high or math.isnan(median)):
+        reason = told or f"their median is {median:g}, expected {low} to {high}"
+        raise CaseError(
+            f"the values are no Hounsfield units, which the model takes: {reason}; convert them first", "not-hu"
+        )
+
+
+def _spelled(modality: str) -> str:
+    word = modality.strip().upper()
+    return SPELLINGS.get(word, word)
+
+
+def _thinned(array: np.ndarray) -> np.ndarray:
+    """About a million evenly spread voxels; enough for a median, however large the volume."""
+    step = max(1, math.ceil((array.size / 1e6) ** (1 / array.ndim)))
+    every: Sequence[slice] = [slice(None, None, step)] * array.ndim
+    return array[tuple(every)]

@@ -1,0 +1,110 @@
+"""Where the windows of a volume lie, and how much each of them says about each voxel.
+
+Windows stand on a grid: the starts along one axis do not depend on the others, and the weights are products of one
+curve per axis. So the shares of all windows at a voxel can be brought to a sum of one axis by axis, before anything
+is added up: no volume of weights is kept, and no division comes at the end. Starts and Gaussian width are nnU-Net's
+(Isensee et al., 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from ...errors import unknown
+
+BLENDING = ("gaussian", "constant")
+SIGMA_OF_PATCH = 1 / 8
+
+
+def axis_starts(length: int, patch: int, overlap: float) -> list[int]:
+    """Evenly spaced starts along one axis, the first at 0, the last so that the window ends with the axis."""
+    if patch >= length:
+        return [0]
+    step = max(1.0, patch * (1 - overlap))
+    count = math.ceil((length - patch) / step) + 1
+    return [round(index * (length - patch) / (count - 1)) for index in range(count)]
+
+
+def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float = 0.5) -> list[tuple[int, ...]]:
+    """First voxels of windows that cover a grid, the first axis slowest.
+
+    Args:
+        shape: of the grid, along no axis smaller than the patch (the stitcher pads).
+        patch: of one window.
+        overlap: part of a window that its neighbour covers too, at least; 0 to below 1.
+    """
+    return list(product(*WindowGrid.of(shape, patch, overlap).starts))
+
+
+def importance(length: int, blending: str = "gaussian") -> Tensor:
+    """Weights (length) of a window along one axis, float64, all above zero and the largest one 1."""
+    if blending == "constant":
+        return torch.ones(length, dtype=torch.float64)
+    if blending != "gaussian":
+        raise unknown("blending", blending, BLENDING)
+    offset = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
+    weights = torch.exp(-0.5 * (offset / (SIGMA_OF_PATCH * length)) ** 2)
+    return weights / weights.max()
+
+
+@dataclass(frozen=True, eq=False)
+class WindowGrid:
+    """The windows over one grid.
+
+    Args:
+        shape: of the grid.
+        patch: of one window.
+        starts: first voxels along each axis, rising.
+        shares: per axis, one row per start: its share at each of its voxels; at every voxel of the axis they sum to 1.
+    """
+
+    shape: tuple[int, ...]
+    patch: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+    shares: tuple[Tensor, ...]
+
+    @classmethod
+    def of(
+        cls, shape: Sequence[int], patch: Sequence[int], overlap: float = 0.5, blending: str = "gaussian"
+    ) -> WindowGrid:
+        """Lay windows over a grid.
+
+        Raises:
+            ValueError: an overlap outside [0, 1), a patch larger than the grid or of other rank.
+        """
+        if not 0 <= overlap < 1:
+            raise ValueError(f"overlap is the shared part of a window, from 0 to below 1; got {overlap:g}")
+        if len(shape) != len(patch) or any(not 1 <= side <= whole for side, whole in zip(patch, shape, strict=True)):
+            raise ValueError(f"windows {tuple(patch)} do not fit into a grid {tuple(shape)}; pad the image first")
+        starts = [axis_starts(whole, side, overlap) for whole, side in zip(shape, patch, strict=True)]
+        shares = [
+            _shares(axis, whole, importance(side, blending))
+            for axis, whole, side in zip(starts, shape, patch, strict=True)
+        ]
+        return cls(tuple(shape), tuple(patch), tuple(tuple(axis) for axis in starts), tuple(shares))
+
+    def where(self, index: Sequence[int]) -> tuple[slice, ...]:
+        """Voxels of the window whose starts have this index along each axis."""
+        starts = (axis[at] for axis, at in zip(self.starts, index, strict=True))
+        return tuple(slice(start, start + side) for start, side in zip(starts, self.patch, strict=True))
+
+    def weights(self, index: Sequence[int]) -> Tensor:
+        """Shares (*patch), float32, of the window whose starts have this index along each axis."""
+        rows = [share[at] for share, at in zip(self.shares, index, strict=True)]
+        result = rows[-1]
+        for row in reversed(rows[:-1]):
+            result = row.reshape(-1, *([1] * result.ndim)) * result
+        return result
+
+
+def _shares(starts: Sequence[int], length: int, weights: Tensor) -> Tensor:
+    total = torch.zeros(length, dtype=torch.float64)
+    for start in starts:
+        total[start : start + len(weights)] += weights
+    return torch.stack([weights / total[start : start + len(weights)] for start in starts]).float()

@@ -1,0 +1,1 @@
+"""Training: Lightning module and data, and one file per way to learn."""

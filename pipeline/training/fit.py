@@ -1,0 +1,265 @@
+"""One fold trained from its first step, or from a checkpoint, to its last; then scored on its validation cases."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from ...errors import InterruptedRunError
+from ...networks.base import SegmentationNetwork, SliceNetwork
+from ...networks.registry import build_network
+from ...transforms.augment import augmentation_steps
+from ...transforms.chains import preprocessing_steps
+from ..dataset.folds import Fold
+from ..dataset.plan import Plan
+from ..dataset.store import Store
+from ..devices import memory_format
+from ..inference.stitch import segment
+from ..model_folder import write_model_folder
+from ..seeds import draw_seed
+from .budget import Budget, steps_of_run, time_one_case, time_one_step
+from .checkpoints import AtomicCheckpoints, KeepCheckpoints, newest_whole, read_record
+from .data import Patches, training_loader, validation_loader
+from .module import SegmentationModule
+from .progress import ShowProgress
+
+log = logging.getLogger(__name__)
+
+LIGHTNING_PRECISION = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a run goes, beside its plan.
+
+    Args:
+        budget: epochs, minutes or steps.
+        device: resolved torch device.
+        precision: resolved word.
+        workers: processes that draw patches; 0 for none.
+        deterministic: slower and bit-equal on a GPU.
+        select: `last` (averaged, where the plan says so) weights, or those of the `best` epoch on the validation cases.
+        bar: draw a progress bar.
+        cache_bytes: memory for decoded cases.
+    """
+
+    budget: Budget
+    device: torch.device
+    precision: str
+    workers: int = 0
+    deterministic: bool = False
+    select: str = "last"
+    bar: bool = False
+    cache_bytes: int = 2 * 10**9
+
+
+class CaseScore:
+    """Dice of whole cases on the grid of the network, by the same windows that prediction uses."""
+
+    def __init__(self, store: Store, plan: Plan, device: torch.device, precision: str) -> None:
+        self.store, self.plan, self.device, self.precision = store, plan, device, precision
+
+    def __call__(self, name: str, network: nn.Module) -> Tensor:
+        """Dice of each foreground class, shape (K - 1,), NaN where reference and prediction are both empty."""
+        image = torch.from_numpy(self.store.image(name)[...])
+        truth = torch.from_numpy(self.store.labels(name)[...]).long()
+        was_training = network.training
+        predicted = segment(
+            network.eval(),
+            image,
+            patch=self.plan.patch,
+            overlap=self.plan.overlap,
+            device=self.device,
+            precision=self.precision,
+        ).long()
+        network.train(was_training)
+        classes = len(self.plan.labels)
+        agreed = torch.bincount(truth[predicted == truth], minlength=classes)[1:].double()
+        sizes = torch.bincount(truth.flatten(), minlength=classes) + torch.bincount(
+            predicted.flatten(), minlength=classes
+        )
+        return 2 * agreed / sizes[1:]
+
+    def table(self, names: Sequence[str], network: nn.Module) -> dict[str, Any]:
+        """Dice per case and class, and the means over the cases that have the class."""
+        classes = [label.name for label in self.plan.labels[1:]]
+        rows = {name: self(name, network) for name in names}
+        table: dict[str, Any] = {
+            "cases": {name: dict(zip(classes, _plain(row), strict=True)) for name, row in rows.items()}
+        }
+        if rows:
+            means = torch.stack(list(rows.values())).nanmean(dim=0)
+            table["mean_per_class"] = dict(zip(classes, _plain(means), strict=True))
+            table["mean"] = _plain(means.nanmean()[None])[0]
+        return table
+
+
+class KeepModel(lightning.Callback):
+    """Write the model folder at the end of every epoch, so that a run can be tried while it goes on."""
+
+    def __init__(self, run: Path, fold: str, plan: Plan) -> None:
+        self.run, self.fold, self.plan = run, fold, plan
+        self.steps = preprocessing_steps(**plan.model_dump())
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """The averaged weights where there are some."""
+        self.write(pl_module.model, {"steps": trainer.global_step, "finished": False})
+
+    def write(self, network: nn.Module, provenance: dict[str, Any]) -> None:
+        """`weights.safetensors` of this fold, and `model.yaml`."""
+        write_model_folder(
+            self.run,
+            network,
+            self.plan.network.options,
+            self.plan.model_dump(mode="json"),
+            fold=self.fold,
+            preprocessing=self.steps,
+            provenance=provenance,
+        )
+
+
+def fit(
+    folder: Path, name: str, fold: Fold, store: Store, plan: Plan, settings: RunSettings, *, used_seconds: float
+) -> tuple[int, dict[str, Any]]:
+    """Train one fold in `folder` and write its weights.
+
+    Args:
+        folder: RUN/fold_K; a checkpoint in it is gone on from.
+        name: of the fold.
+        fold: its cases.
+        store: preprocessed cases.
+        plan: what to do.
+        settings: how.
+        used_seconds: of `--minutes`, spent before this call.
+
+    Returns:
+        The steps of the run, and the validation scores of the model that was kept.
+
+    Raises:
+        InterruptedRunError: stopped by a signal.
+        NothingDoneError: the loss stayed not finite.
+    """
+    torch.manual_seed(draw_seed(plan.seed, 0))
+    network = network_of(plan)
+    score = CaseScore(store, plan, settings.device, settings.precision)
+    patches = Patches(
+        store,
+        fold.train,
+        steps=augmentation_steps(
+            plan.patch, spacing_mm=plan.spacing_mm, mirror_axes=plan.mirror_axes, strength=plan.augmentation
+        ),
+        batch=plan.batch,
+        seed=plan.seed,
+        oversample_foreground=plan.oversample_foreground,
+        cache_bytes=settings.cache_bytes,
+    )
+    module = SegmentationModule(network, plan, steps=0, score=score)
+
+    def measure() -> tuple[float, float]:
+        step = time_one_step(module, patches, settings.device, settings.precision)
+        return step, time_one_case(module, fold.validation, settings.device)
+
+    module.steps = steps_of_run(
+        settings.budget, plan, folder / "budget.json", measure, used_seconds, final_cases=len(fold.validation)
+    )
+    keep = KeepModel(folder.parent, name, plan)
+    _run_trainer(folder, module, patches, fold, plan, settings, keep)
+    module.network.load_state_dict(_selected(module, folder, settings.select))
+    model = module.network.to(settings.device).eval()
+    keep.write(model, {"steps": module.steps, "selected": settings.select, "finished": True})
+    return module.steps, {"selected": settings.select, **score.table(fold.validation, model)}
+
+
+def network_of(plan: Plan) -> SegmentationNetwork:
+    """The plan's network with fresh weights, in the memory format that its convolutions like; a slice model takes volumes."""
+    network = build_network(
+        plan.network.name, plan.dims, len(plan.channels), len(plan.labels), **dict(plan.network.options)
+    )
+    network = network.to(memory_format=memory_format(plan.dims))
+    return network if plan.slice_axis is None else SliceNetwork(network, axis=plan.slice_axis)
+
+
+def _run_trainer(
+    folder: Path,
+    module: SegmentationModule,
+    patches: Patches,
+    fold: Fold,
+    plan: Plan,
+    settings: RunSettings,
+    keep: KeepModel,
+) -> None:
+    start = newest_whole(folder / "checkpoints")
+    checked = spread(fold.validation, plan.validation_cases)
+    gpu = settings.device.type == "cuda"
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*logging interval.*")
+        warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended.*")
+        warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        trainer = lightning.Trainer(
+            accelerator="gpu" if gpu else "cpu",
+            devices=[settings.device.index or 0] if gpu else 1,
+            precision=LIGHTNING_PRECISION[settings.precision],  # type: ignore[arg-type]
+            max_steps=module.steps,
+            max_epochs=-1,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0 if checked else 0,
+            gradient_clip_val=1.0,  # the module clips by itself; this makes Lightning call it
+            deterministic=settings.deterministic,
+            log_every_n_steps=10,
+            logger=TensorBoardLogger(folder, name="curves", version="", default_hp_metric=False),
+            callbacks=[ShowProgress(module.steps, bar=settings.bar), keep, KeepCheckpoints(folder / "checkpoints")],
+            plugins=[AtomicCheckpoints()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        steps_per_epoch = min(plan.steps_per_epoch, module.steps)
+        trainer.fit(
+            module,
+            training_loader(patches, steps_per_epoch=steps_per_epoch, workers=settings.workers, pin_memory=gpu),
+            validation_loader(checked) if checked else None,
+            ckpt_path=start[0] if start else None,
+            weights_only=True,
+        )
+    if trainer.interrupted or trainer.global_step < module.steps:
+        raise InterruptedRunError(
+            f"{folder}: stopped at step {trainer.global_step} of {module.steps}; "
+            "the same command goes on from the last checkpoint"
+        )
+
+
+def spread(names: Sequence[str], count: int) -> list[str]:
+    """`count` of the names, evenly spread over the sorted list; all where there are no more."""
+    ordered = sorted(names)
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[(2 * place + 1) * len(ordered) // (2 * count)] for place in range(count)]
+
+
+def _selected(module: SegmentationModule, folder: Path, select: str) -> dict[str, Tensor]:
+    best = read_record(folder / "checkpoints").get("best")
+    if select == "last" or best is None:
+        return copy.deepcopy(module.model.state_dict())
+    state = AtomicCheckpoints().load_checkpoint(folder / "checkpoints" / best["file"])["state_dict"]
+    prefix = "averaged.module." if module.averaged is not None else "network."
+    log.info("keeping the weights of step %d, the best on the validation cases", best["step"])
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _plain(values: Tensor) -> list[float | None]:
+    return [None if value != value else round(float(value), 6) for value in values]

@@ -1,0 +1,224 @@
+"""Supervised training: a labelled data set in, a model folder out.
+
+    RUN/plan.yaml              what was done, and why; give it back with --plan
+    RUN/folds.json             which cases train and validate in each fold
+    RUN/model.yaml             the model folder that predict takes, from the first checkpoint on
+    RUN/preprocessed/          the store of preprocessed cases, shared by the folds
+    RUN/fold_K/                weights.safetensors, validation.json, curves (TensorBoard), checkpoints, manifest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import UsageError, unknown
+from ...transforms.writers import write_json
+from ..dataset.folds import Fold
+from ..dataset.plan import Plan
+from ..dataset.store import Store
+from ..devices import keep_heap, resolve_device, resolve_precision
+from ..manifest import Outcome, OutputFolder
+from .budget import Budget
+from .checkpoints import newest_whole
+from .fit import RunSettings, fit
+from .prepare import prepare
+
+log = logging.getLogger(__name__)
+
+SELECTIONS = ("last", "best")
+
+
+def train(
+    dataset: str | Path,
+    *,
+    out: str | Path,
+    network: str | None = None,
+    dims: int | None = None,
+    width: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    fold: str | int = "0",
+    cross_validate: bool = False,
+    splits: str | Path | None = None,
+    plan: str | Path | Plan | None = None,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    optimizer: str | None = None,
+    lr: float | None = None,
+    schedule: str | None = None,
+    select: str = "last",
+    resume: bool = False,
+    overwrite: bool = False,
+    seed: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int | None = None,
+    deterministic: bool = False,
+    memory: str | int | None = None,
+    gpu_memory: str | int | None = None,
+    bar: bool = False,
+) -> Outcome:
+    """Train a network on a data set; the same call again finishes what is left.
+
+    Args:
+        dataset: MSD or nnU-Net folder, images/ + labels/ folder, or a store that `preprocess` made.
+        out: the run's folder, a model folder from its first checkpoint on.
+        network: a name that `voxelwise networks` lists, or file.py:Class; the plan's otherwise (as for the options below).
+        dims: 2 trains on slices, 3 on volumes.
+        width: channels of the first level.
+        options: options of the network.
+        fold: number of the fold, or `all` for every case and no validation.
+        cross_validate: all folds, one after the other.
+        splits: JSON file with the user's own folds (nnU-Net's splits_final.json).
+        plan: plan.yaml to follow.
+        epochs: length of the run; or
+        minutes: time for everything, preprocessing included; or
+        steps: optimiser steps.
+        batch: patches of one step.
+        optimizer: adamw, adam or sgd.
+        lr: learning rate.
+        schedule: cosine, poly or constant.
+        select: `last` weights or those of the `best` epoch on the validation cases.
+        resume: go on from the newest whole checkpoint (a run that was cut off does so with or without it).
+        overwrite: start anew.
+        seed: of every random draw.
+        device: auto, cpu, cuda:0.
+        precision: auto, float32, bf16, fp16.
+        workers: processes that draw patches (default: none on a CPU).
+        deterministic: bit-equal runs on a GPU.
+        memory: RAM for the plan, such as 8GB.
+        gpu_memory: GPU memory for the plan.
+        bar: draw a progress bar on standard error.
+
+    Returns:
+        Outcome whose `done` are the folds and whose `failures` are the cases left out.
+
+    Raises:
+        UsageError: wrong options, or a run with other settings in `out`.
+        NothingDoneError: no case can be trained on, or the loss stays not finite.
+    """
+    started = time.monotonic()
+    budget = Budget(epochs, minutes, steps)
+    if select not in SELECTIONS:
+        raise unknown("--select", select, SELECTIONS)
+    if str(fold) != "all" and not str(fold).isdigit():
+        raise UsageError(f"--fold {fold}: must be the number of a fold, or all")
+    keep_heap()
+    chosen = resolve_device(device)
+    settings = RunSettings(
+        budget=budget,
+        device=chosen,
+        precision=resolve_precision(precision, chosen),
+        workers=workers if workers is not None else (0 if chosen.type == "cpu" else min(8, (os.cpu_count() or 2) - 1)),
+        deterministic=deterministic,
+        select=select,
+        bar=bar,
+    )
+    run = Path(out)
+    prepared = prepare(
+        Path(dataset),
+        run,
+        fold="0" if cross_validate else str(fold),
+        plan=plan,
+        splits=splits,
+        overwrite=overwrite,
+        workers=os.cpu_count() or 1,
+        changes={
+            "network": network,
+            "dims": dims,
+            "width": width,
+            "options": dict(options or {}),
+            "batch": batch,
+            "optimizer": optimizer,
+            "lr": lr,
+            "schedule": schedule,
+            "seed": seed,
+            "memory": memory,
+            "gpu_memory": gpu_memory,
+            "device_kind": chosen.type,
+        },
+    )
+    wanted = list(prepared.folds) if cross_validate else [str(fold)]
+    outcomes = []
+    for name in wanted:
+        outcomes.append(
+            _train_fold(
+                run,
+                name,
+                prepared.folds[name],
+                prepared.store,
+                prepared.plan,
+                settings,
+                resume=resume,
+                overwrite=overwrite,
+                used_seconds=time.monotonic() - started,
+            )
+        )
+    return Outcome(
+        out=run,
+        done=tuple(case for outcome in outcomes for case in outcome.done),
+        skipped=tuple(case for outcome in outcomes for case in outcome.skipped),
+        failures=prepared.failures,
+        notes={},
+    )
+
+
+def _train_fold(
+    run: Path,
+    name: str,
+    fold: Fold,
+    store: Store,
+    plan: Plan,
+    settings: RunSettings,
+    *,
+    resume: bool,
+    overwrite: bool,
+    used_seconds: float,
+) -> Outcome:
+    """Train, validate and record one fold."""
+    folder = run / f"fold_{name}"
+    agreed = {
+        "plan": plan.model_dump(mode="json", exclude={"reasons"}),
+        "fold": {"train": list(fold.train), "validation": list(fold.validation)},
+        "budget": {key: getattr(settings.budget, key) for key in ("epochs", "minutes", "steps")},
+        "precision": settings.precision,
+        "device": settings.device.type,
+        "select": settings.select,
+    }
+    facts = {"threads": torch.get_num_threads(), "workers": settings.workers, "deterministic": settings.deterministic}
+    with OutputFolder(folder, "train", agreed, overwrite=overwrite, facts=facts) as output:
+        inputs = _digest(store, fold)
+        if output.is_done(f"fold {name}", inputs):
+            log.info("fold %s is finished already; nothing to do (%s)", name, folder)
+            return output.finish()
+        if overwrite:
+            for old in ("checkpoints", "curves"):
+                shutil.rmtree(folder / old, ignore_errors=True)
+            (folder / "budget.json").unlink(missing_ok=True)
+        start = newest_whole(folder / "checkpoints")
+        if start is not None:
+            log.info("going on from step %d (%s)", start[1], start[0].name)
+        elif resume:
+            log.info("no checkpoint in %s; starting from the beginning", folder)
+        steps, scores = fit(folder, name, fold, store, plan, settings, used_seconds=used_seconds)
+        files = [folder / "weights.safetensors", folder / "validation.json"]
+        write_json(folder / "validation.json", scores)
+        output.record(f"fold {name}", files, inputs, {"steps": steps, "selected": settings.select})
+        return output.finish()
+
+
+def _digest(store: Store, fold: Fold) -> str:
+    """Of what the fold's cases were made from and what became of them."""
+    records = {name: store.records[name] for name in (*fold.train, *fold.validation)}
+    return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()

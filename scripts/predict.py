@@ -1,0 +1,62 @@
+"""`voxelwise predict`: a model and images -> label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+from .terminal import finish
+
+
+def run(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as `train` leaves behind.")],
+    input: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="File, DICOM folder, archive, or (with --fold) a data set.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder, or a file where INPUT is one volume.")],
+    fold: Annotated[
+        str | None, typer.Option("--fold", help="With a data set: predict the validation cases of this fold.")
+    ] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    overlap: Annotated[
+        float | None, typer.Option("--overlap", help="Of neighbouring windows, 0 to 0.9.  [default: the plan's]")
+    ] = None,
+    tta: Annotated[
+        bool | None, typer.Option("--tta/--no-tta", help="Average over mirrored images.  [default: the plan's]")
+    ] = None,
+    name: options.Name = None,
+    salt: options.Salt = None,
+    network: Annotated[
+        str | None, typer.Option("--network", help="file.py:Class again, for a model of your own class.")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    preview: Annotated[bool, typer.Option("--preview", help="A picture of each result beside it.")] = False,
+    workers: options.Workers = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> int:
+    """Label maps on exactly the grids of the images."""
+    from ..pipeline.inference.predict import predict
+
+    outcome = predict(
+        model,
+        input,
+        out,
+        fold=fold,
+        device=device,
+        precision=precision,
+        overlap=overlap,
+        tta=tta,
+        name=name,
+        salt=salt,
+        network=network,
+        overwrite=overwrite,
+        preview=preview,
+        workers=workers,
+    )
+    return finish("predict", outcome, as_json=as_json, quiet=quiet)

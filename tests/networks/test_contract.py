@@ -1,0 +1,340 @@
+"""The contract that every network of the registry keeps; a new network is held to it by its registry line alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from voxelwise.networks.base import SegmentationNetwork, SliceNetwork
+from voxelwise.networks.registry import NETWORKS, build_network
+
+IN, OUT = 2, 3
+GLOBAL_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.GELU)
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+MEAN_FOR_MAX = {nn.MaxPool2d: nn.AvgPool2d, nn.MaxPool3d: nn.AvgPool3d}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    dims: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    slice_axis: int | None = None
+
+    def build(self, seed: int = 0) -> SegmentationNetwork:
+        torch.manual_seed(seed)
+        network = build_network(self.name, self.dims, IN, OUT, **{**NETWORKS[self.name].small, **self.options})
+        return network if self.slice_axis is None else SliceNetwork(network, self.slice_axis)
+
+    def __str__(self) -> str:
+        slices = [] if self.slice_axis is None else [f"slices{self.slice_axis}"]
+        return "-".join([self.name, f"{self.dims}d", *slices, *(f"{key}={to}" for key, to in self.options.items())])
+
+
+REGISTERED = [Case(name, dims) for name, entry in NETWORKS.items() for dims in entry.spatial_dims]
+VARIANTS = [
+    Case("unet", 2, {"norm": "batch", "blocks": "residual", "activation": "relu"}),
+    Case("unet", 3, {"norm": "none", "deep_supervision": 2, "activation": "prelu"}),
+    Case("unet", 2, {"norm": "batch", "kernels": [[1, 3], 3, 5], "strides": [1, [1, 2], [3, 2]], "activation": "elu"}),
+    Case("unet", 3, {"norm": "group", "strides": [1, [2, 2, 1], 2], "kernels": [[3, 3, 1], 3, 3]}),
+    Case("vnet", 2, {"variant": "release", "head_kernel": 1}),
+    Case("unet", 2, {"norm": "batch", "strides": [1, [1, 2], 2], "deep_supervision": 2}, slice_axis=1),
+    Case("unet", 2, slice_axis=2),
+]
+CASES = [*REGISTERED, *VARIANTS]
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    chosen: Case = request.param
+    return chosen
+
+
+@pytest.fixture
+def network(case: Case) -> SegmentationNetwork:
+    return case.build()
+
+
+def image(network: SegmentationNetwork, size: Sequence[int], batch: int = 1) -> Tensor:
+    return torch.randn(batch, IN, *size, generator=torch.Generator().manual_seed(1))
+
+
+def odd(network: SegmentationNetwork) -> tuple[int, ...]:
+    """A size that is a multiple of the stride along no axis that has one."""
+    return tuple(2 * step + 1 for step in network.stride)
+
+
+def as_list(logits: Tensor | list[Tensor]) -> list[Tensor]:
+    return [logits] if isinstance(logits, Tensor) else logits
+
+
+# sizes, modes and weights
+
+
+@torch.no_grad()
+def test_logits_have_the_size_of_any_input(network: SegmentationNetwork) -> None:
+    network.eval()
+    for size in (odd(network), network.minimum_size, network.stride, [step + 1 for step in network.minimum_size]):
+        logits = network(image(network, size))
+        assert logits.shape == (1, OUT, *size)
+        assert logits.isfinite().all()
+
+
+def test_smaller_inputs_and_other_channels_are_refused(network: SegmentationNetwork) -> None:
+    with pytest.raises(ValueError, match=rf"takes images \(N, {IN}, X, Y.*got shape"):
+        network(torch.zeros(1, IN + 1, *odd(network)))
+    with pytest.raises(ValueError, match=rf"takes images \(N, {IN}, X, Y.*got shape"):
+        network(torch.zeros(IN, *odd(network)))
+
+
+def test_training_outputs_go_from_fine_to_coarse(network: SegmentationNetwork) -> None:
+    network.train()
+    size = odd(network)
+    scales = as_list(network(image(network, size)))
+    assert scales[0].shape == (1, OUT, *size)
+    for finer, coarser in pairwise(scales):
+        assert coarser.shape[:2] == (1, OUT)
+        assert prod(coarser.shape[2:]) < prod(finer.shape[2:])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_backward_reaches_every_parameter(network: SegmentationNetwork, batch: int) -> None:
+    """A batch of one included, at a size that has to be padded."""
+    network.train()
+    scales = as_list(network(image(network, odd(network), batch)))
+    torch.stack([scale.square().mean() for scale in scales]).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, f"{name} is not used"
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, f"{name} gets no gradient"
+
+
+@torch.no_grad()
+def test_eval_is_deterministic_and_leaves_no_trace(network: SegmentationNetwork) -> None:
+    network.eval()
+    one = image(network, odd(network))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first = network(one)
+    assert torch.equal(first, network(one))
+    for name, value in network.state_dict().items():
+        assert torch.equal(before[name], value), f"{name} changes in eval mode"
+
+
+@torch.no_grad()
+def test_cases_of_a_batch_do_not_meet_in_eval_mode(network: SegmentationNetwork) -> None:
+    network.eval()
+    two = image(network, odd(network), batch=2)
+    torch.testing.assert_close(network(two)[1:], network(two[1:]), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_forward_is_head_of_features(network: SegmentationNetwork) -> None:
+    network.eval()
+    one = image(network, odd(network))
+    if network.head is None:
+        with pytest.raises(ValueError, match="no head"):
+            network.features(one)
+        return
+    features = network.features(one)
+    assert features.shape[2:] == one.shape[2:]
+    torch.testing.assert_close(network(one), network.head(features), rtol=0, atol=0)
+    # pointwise: one voxel of the features alone gives the logits of that voxel
+    corner = features[(..., *(slice(1),) * (features.ndim - 2))]
+    torch.testing.assert_close(
+        network.head(corner).flatten(), network(one)[(0, slice(None), *(0,) * (features.ndim - 2))]
+    )
+
+
+@torch.no_grad()
+def test_weights_survive_safetensors(case: Case, network: SegmentationNetwork, tmp_path: Path) -> None:
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    other = case.build(seed=7)
+    one = image(network, odd(network))
+    assert not torch.equal(network.eval()(one), other.eval()(one))
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(network(one), other(one))
+
+
+@torch.no_grad()
+def test_channels_last_changes_nothing_and_is_kept(network: SegmentationNetwork) -> None:
+    """Also where the input is padded and maps are joined: every convolution gets the layout that it is fast in."""
+    layout = torch.channels_last if network.spatial_dims == 2 else torch.channels_last_3d
+    network.eval()
+    one = image(network, odd(network))
+    plain = network(one)
+    network.to(memory_format=layout)
+    lost = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not inputs[0].is_contiguous(memory_format=layout):
+            lost.append(tuple(inputs[0].shape))
+
+    for module in network.modules():
+        if isinstance(module, CONVOLUTIONS):
+            module.register_forward_pre_hook(look)
+    laid_out = network.forward_aligned(network.align(one.to(memory_format=layout)))
+    assert not lost
+    sides = tuple(slice(side) for side in one.shape[2:])
+    torch.testing.assert_close(laid_out[(slice(None), slice(None), *sides)], plain, rtol=1e-4, atol=1e-4)
+
+
+def test_activation_bytes_grow_with_the_window(network: SegmentationNetwork) -> None:
+    size = [4 * step for step in network.stride]
+    twice = [2 * size[0], *size[1:]]
+    weights = [parameter.clone() for parameter in network.parameters()]
+    for training in (False, True):
+        once = network.activation_bytes(size, training=training)
+        assert once >= 4 * (IN + OUT) * prod(size)
+        assert network.activation_bytes(twice, training=training) == pytest.approx(2 * once, rel=0.1)
+        assert network.activation_bytes(size, training=training, batch=2) == pytest.approx(2 * once, rel=0.1)
+        assert network.activation_bytes(size, training=training, dtype=torch.bfloat16) < 0.75 * once
+    assert network.activation_bytes(size, training=True) > network.activation_bytes(size)
+    assert network.training
+    assert all(torch.equal(now, then) for now, then in zip(network.parameters(), weights, strict=True))
+
+
+# what a network declares, measured
+
+
+def linear(network: SegmentationNetwork, *, positive: bool) -> SegmentationNetwork:
+    """A copy with window-wide norms taken out, in float64 and eval mode.
+
+    With `positive` weights and no activations nothing cancels: a gradient is zero only where nothing is seen.
+    """
+    network = deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, GLOBAL_NORMS) or (positive and isinstance(child, ACTIVATIONS)):
+                setattr(module, name, nn.Identity())
+            elif positive and type(child) in MEAN_FOR_MAX:
+                mean = MEAN_FOR_MAX[type(child)]
+                setattr(module, name, mean(child.kernel_size, child.stride, child.padding, child.ceil_mode))
+    for module in network.modules():
+        if positive and isinstance(module, CONVOLUTIONS):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network.double().eval()
+
+
+def long_window(network: SegmentationNetwork, axis: int, length: int) -> tuple[int, ...]:
+    """As thin as the stride allows, along every axis but one."""
+    return tuple(length if index == axis else step for index, step in enumerate(network.stride))
+
+
+def seen(network: SegmentationNetwork, size: Sequence[int], axis: int, voxel: int) -> tuple[int, int]:
+    """First and last input voxel along `axis` that the logits at `voxel` depend on."""
+    one = torch.ones(1, IN, *size, dtype=torch.float64, requires_grad=True)
+    network(one).select(2 + axis, voxel).sum().backward()
+    assert one.grad is not None
+    reached = one.grad.movedim(2 + axis, 0).flatten(1).abs().amax(dim=1).nonzero()
+    return int(reached[0]), int(reached[-1])
+
+
+def reach_of(network: SegmentationNetwork, axis: int) -> int:
+    """The largest number of voxels seen along an axis, over the positions of one stride, far from the borders."""
+    network = linear(network, positive=True)
+    step, length = network.stride[axis], 64
+    while True:
+        size = long_window(network, axis, -(-length // step) * step)
+        middle = size[axis] // 2 // step * step
+        boxes = [seen(network, size, axis, middle + shift) for shift in range(step)]
+        if all(first > 0 and last < size[axis] - 1 for first, last in boxes):
+            return max(last - first + 1 for first, last in boxes)
+        length *= 2
+
+
+def moves_along(network: SegmentationNetwork, axis: int, shift: int, reach: int) -> bool:
+    """Whether the logits of an image moved by `shift` voxels are the logits, moved, as far as borders do not reach."""
+    step = network.stride[axis]
+    margin = (reach // step + 1) * step
+    size = 2 * margin + 4 * step
+    long = long_window(network, axis, size + step)
+    one = torch.randn(1, IN, *long, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        here = network(one.narrow(2 + axis, 0, size)).narrow(2 + axis, margin + shift, 3 * step - shift)
+        moved = network(one.narrow(2 + axis, shift, size)).narrow(2 + axis, margin, 3 * step - shift)
+    return bool(torch.allclose(here, moved, rtol=1e-9, atol=1e-12))
+
+
+def check_stride(network: SegmentationNetwork) -> None:
+    without_norms = linear(network, positive=False)
+    for axis, step in enumerate(network.stride):
+        reach = reach_of(network, axis)
+        assert moves_along(without_norms, axis, step, reach), f"axis {axis}: logits do not move with {step} voxels"
+        for shift in range(1, step):
+            enough = step % shift == 0 and moves_along(without_norms, axis, shift, reach)
+            assert not enough, f"axis {axis}: a stride of {shift} is enough"
+
+
+def check_receptive_field(network: SegmentationNetwork) -> None:
+    assert network.window_global == (network.receptive_field is None)
+    if network.receptive_field is not None:
+        assert network.receptive_field == tuple(reach_of(network, axis) for axis in range(network.spatial_dims))
+
+
+def check_window_global(network: SegmentationNetwork) -> None:
+    """The first logit feels the far end of a window that is longer than any receptive field, or it does not."""
+    axis = max(range(network.spatial_dims), key=lambda index: network.stride[index])
+    step = network.stride[axis]
+    size = long_window(network, axis, (2 * reach_of(network, axis) // step + 2) * step)
+    network = deepcopy(network).double().eval()
+    one = torch.randn(1, IN, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    moved = one.clone()
+    moved.select(2 + axis, -1).add_(1)
+    with torch.no_grad():
+        change = (network(one) - network(moved)).select(2 + axis, 0).abs().max()
+    assert bool(change > 0) == network.window_global
+
+
+def test_stride_is_the_declared_one(network: SegmentationNetwork) -> None:
+    """Moving the image by the stride moves the logits with it; moving it by a proper divisor of the stride does not."""
+    check_stride(network)
+
+
+def test_receptive_field_is_the_declared_one(network: SegmentationNetwork) -> None:
+    check_receptive_field(network)
+
+
+def test_window_global_is_true_where_it_is_declared(network: SegmentationNetwork) -> None:
+    check_window_global(network)
+
+
+# the measurements themselves: they must be able to fail
+
+CLAIMS: list[tuple[str, Any, Callable[[SegmentationNetwork], None]]] = [
+    ("stride", (2, 4), check_stride),
+    ("stride", (8, 4), check_stride),
+    ("receptive_field", (34, 35), check_receptive_field),
+    ("receptive_field", (35, 36), check_receptive_field),
+    ("receptive_field", None, check_receptive_field),
+    ("window_global", True, check_receptive_field),
+    ("window_global", True, check_window_global),
+]
+
+
+@pytest.mark.parametrize(("attribute", "claim", "check"), CLAIMS)
+def test_a_wrong_claim_is_found(attribute: str, claim: Any, check: Callable[[SegmentationNetwork], None]) -> None:
+    network = Case("unet", 2, {"norm": "batch"}).build()
+    check(network)
+    setattr(network, attribute, claim)
+    with pytest.raises(AssertionError):
+        check(network)
+
+
+def test_a_hidden_instance_norm_is_found() -> None:
+    network = Case("unet", 2).build()
+    check_window_global(network)
+    network.window_global = False
+    with pytest.raises(AssertionError):
+        check_window_global(network)

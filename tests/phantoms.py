@@ -1,0 +1,157 @@
+"""Tiny series, volumes and data sets for tests, made on the spot and known voxel by voxel."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
+
+ROOT = "1.2.826.0.1.3680043.8.498."
+AXIAL = np.array([[-0.7, 0, 0, 15.0], [0, -0.9, 0, 12.0], [0, 0, 2.5, -14.0], [0, 0, 0, 1]])
+
+
+def oblique(spacing_mm: tuple[float, float, float] = (0.7, 0.9, 2.5)) -> np.ndarray:
+    """A right-angled affine that is turned about two axes, in numbers that float32 holds."""
+    a, b = 0.35, -0.21
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = about_z @ about_x * spacing_mm
+    affine[:3, 3] = [-40, 17, 3]
+    return affine.astype(np.float32).astype(np.float64)
+
+
+def uid(rng: np.random.Generator) -> str:
+    """A valid UID from a generator, so that two runs make the same files."""
+    return ROOT + str(int(rng.integers(10**15, 10**16)))
+
+
+def ramp(shape: tuple[int, ...] = (12, 10, 8), dtype: Any = np.int16) -> np.ndarray:
+    """An array whose every voxel has a value of its own, negative ones among them."""
+    return (np.arange(np.prod(shape)).reshape(shape) - 100).astype(dtype)
+
+
+def ct_series(folder: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None, **tags: Any) -> list[Path]:
+    """Write a CT series.
+
+    Args:
+        array: (X, Y, Z) whole HU; X runs along the columns, Y along the rows, Z over the files.
+        affine: of the array, RAS+.
+        tags: any DICOM keyword; a function of the slice number gives each slice its own value, None leaves the tag out.
+            `seed`, `slope`, `intercept`, `signed`, `names` (a list of file names) are options of the maker.
+    """
+    return series(folder, "CT", array, affine, tags, intercept=-1024.0)
+
+
+def mr_series(folder: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None, **tags: Any) -> list[Path]:
+    """Write an MR series (no rescale tags); arguments as `ct_series`."""
+    return series(folder, "MR", array, affine, tags, intercept=0.0)
+
+
+def series(
+    folder: Path, modality: str, array: np.ndarray | None, affine: np.ndarray | None, tags: dict[str, Any], intercept: float
+) -> list[Path]:
+    """Write one file a slice and return the paths in slice order."""
+    options = {name: tags.pop(name, default) for name, default in OPTIONS.items()}
+    array = (ramp() if modality == "CT" else ramp() + 100) if array is None else np.asarray(array)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ (AXIAL if affine is None else np.asarray(affine, dtype=np.float64))
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    rng = np.random.default_rng(options["seed"])
+    shared = {"StudyInstanceUID": uid(rng), "SeriesInstanceUID": uid(rng), "FrameOfReferenceUID": uid(rng)}
+    intercept = intercept if options["intercept"] is None else options["intercept"]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for k in range(array.shape[2]):
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
+        meta.MediaStorageSOPInstanceUID = uid(rng)
+        slice_ = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        slice_.SOPClassUID, slice_.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        slice_.Modality, slice_.InstanceNumber, slice_.SeriesNumber, slice_.AcquisitionNumber = modality, k + 1, 3, 1
+        slice_.PatientName, slice_.PatientID, slice_.PatientBirthDate = "Canary^Quetzal", "CANARY-7731", "19610412"
+        slice_.StudyDate, slice_.ImageType, slice_.PatientPosition = "20260102", ["ORIGINAL", "PRIMARY", "AXIAL"], "HFS"
+        slice_.ImagePositionPatient = [f"{value:.9g}"[:16] for value in lps[:3, 3] + k * lps[:3, 2]]
+        cosines = (lps[:3, :2] / spacing[:2]).T.reshape(-1)
+        slice_.ImageOrientationPatient = [f"{value:.9g}"[:16] for value in cosines]
+        slice_.PixelSpacing = [f"{spacing[1]:.9g}"[:16], f"{spacing[0]:.9g}"[:16]]
+        slice_.SliceThickness = f"{spacing[2]:.9g}"[:16]
+        if modality == "CT" or options["slope"] != 1 or intercept:
+            slice_.RescaleSlope, slice_.RescaleIntercept = f"{options['slope']:g}", f"{intercept:g}"
+        if modality == "CT":
+            slice_.RescaleType, slice_.KVP = "HU", "120"
+        stored = np.rint((array[:, :, k].T - intercept) / options["slope"])
+        slice_.Rows, slice_.Columns = stored.shape
+        slice_.SamplesPerPixel, slice_.PhotometricInterpretation = 1, "MONOCHROME2"
+        slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit = 16, 16, 15
+        slice_.PixelRepresentation = int(options["signed"])
+        slice_.PixelData = stored.astype("<i2" if options["signed"] else "<u2").tobytes()
+        slice_["PixelData"].VR = "OW"
+        for name, value in {**shared, **tags}.items():
+            value = value(k) if callable(value) else value
+            if value is not None:
+                setattr(slice_, name, value)
+            elif name in slice_:
+                delattr(slice_, name)
+        path = folder / (options["names"][k] if options["names"] else f"IM{k:04d}.dcm")
+        slice_.save_as(path, enforce_file_format=True)
+        paths.append(path)
+    return paths
+
+
+OPTIONS: dict[str, Any] = {"seed": 0, "slope": 1.0, "intercept": None, "signed": False, "names": None}
+
+
+def nifti_file(path: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None, **fields: Any) -> Path:
+    """Write a NIfTI file with sform and qform 1; `fields` are header fields set as they are."""
+    array = ramp() if array is None else np.asarray(array)
+    image = nib.Nifti1Image(array, AXIAL if affine is None else affine, dtype=array.dtype)
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 1)
+    image.header.set_xyzt_units("mm", "sec")
+    for name, value in fields.items():
+        image.header[name] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(image.to_bytes()) if path.suffix == ".nii" else nib.save(image, path)
+    return path
+
+
+def blob_dataset(
+    folder: Path, cases: int = 6, shape: tuple[int, int, int] = (24, 20, 16), classes: int = 2, seed: int = 0, modality: str = "MR"
+) -> Path:
+    """Write an MSD data set of bright balls that a small network learns within seconds.
+
+    Class k is a ball of its own brightness at a place that differs from case to case; labels run from 0 (background) to `classes`.
+    """
+    rng = np.random.default_rng(seed)
+    places = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), axis=-1)
+    affine = np.diag([1.0, 1.0, 1.5, 1.0])
+    affine[:3, 3] = -10
+    training = []
+    for case in range(cases):
+        image = rng.normal(0, 8, shape)
+        labels = np.zeros(shape, dtype=np.uint8)
+        for value in range(1, classes + 1):
+            radius = min(shape) * rng.uniform(0.2, 0.28)
+            centre = [rng.uniform(radius, size - 1 - radius) for size in shape]
+            labels[np.linalg.norm(places - centre, axis=-1) <= radius] = value
+        image += 100 * labels
+        name = f"blob_{case:02d}.nii.gz"
+        nifti_file(folder / "images" / name, np.rint(image).astype(np.int16), affine)
+        nifti_file(folder / "labels" / name, labels, affine)
+        training.append({"image": f"./images/{name}", "label": f"./labels/{name}"})
+    description = {
+        "name": "blobs",
+        "modality": {"0": modality},
+        "labels": {"0": "background", **{str(value): f"ball {value}" for value in range(1, classes + 1)}},
+        "numTraining": cases,
+        "training": training,
+        "test": [],
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder

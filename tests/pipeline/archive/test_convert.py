@@ -1,0 +1,250 @@
+"""`convert`: volumes and sidecars, names, what is stopped, what a second run does."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantoms
+import pytest
+from voxelwise.errors import CaseError, NoRoomError, UsageError
+from voxelwise.pipeline.archive import convert as module
+from voxelwise.pipeline.archive.convert import convert, stopped_by
+from voxelwise.pipeline.archive.naming import case_names
+from voxelwise.pipeline.manifest import Outcome
+from voxelwise.transforms.readers import Source
+
+
+def volumes(out: Path) -> list[Path]:
+    return sorted(out.glob("*.nii.gz"))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A CT and an MR series and a NIfTI file, with a note among them."""
+    root = tmp_path / "archive"
+    phantoms.ct_series(root / "CANARY^QUETZAL" / "ct", seed=1)
+    phantoms.mr_series(root / "mr", seed=2)
+    phantoms.nifti_file(root / "atlas.nii.gz")
+    (root / "README.txt").write_text("an archive")
+    return root
+
+
+def test_volumes_and_sidecars(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outcome = convert(archive, out)
+    assert (len(outcome.done), outcome.exit_code, outcome.facts) == (3, 0, {"listed": 0, "rubbish": 1})
+    assert "atlas" in outcome.done
+    for path in volumes(out):
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        image = nib.load(path)
+        assert isinstance(image, nib.Nifti1Image)
+        expected = phantoms.ramp() + (100 if sidecar["Modality"] == "MR" else 0)
+        np.testing.assert_array_equal(np.asarray(image.dataobj), expected)
+        np.testing.assert_allclose(image.affine, phantoms.AXIAL, atol=1e-5)
+        assert sidecar["shape"] == [12, 10, 8]
+        assert sidecar["spacing_mm"] == [0.7, 0.9, 2.5]
+        assert (sidecar["repairs"], sidecar["notes"]) == ([], [])
+    kvp = [json.loads(path.read_text()).get("KVP") for path in sorted(out.glob("case-*.json"))]
+    assert sorted(kvp, key=str) == [120.0, None]
+
+
+def test_nobody_is_named(archive: Path, tmp_path: Path) -> None:
+    """Neither the patient nor any UID stands in an output, or in the name of one."""
+    out = tmp_path / "out"
+    convert(archive, out)
+    for path in out.rglob("*"):
+        text = path.name.encode() + path.read_bytes()
+        assert b"CANARY" not in text.upper(), path
+        assert phantoms.ROOT.encode() not in text, path
+
+
+def test_one_broken_series_among_several(archive: Path, tmp_path: Path) -> None:
+    broken = phantoms.ct_series(archive / "broken", seed=3)
+    broken[3].unlink()
+    (archive / "cut.nii.gz").write_bytes((archive / "atlas.nii.gz").read_bytes()[:300])
+    outcome = convert(archive, tmp_path / "out")
+    assert (len(outcome.done), len(outcome.failures), outcome.exit_code) == (3, 2, 3)
+    with (tmp_path / "out" / "failures.csv").open(newline="") as stream:
+        rows = {row["code"]: row for row in csv.DictReader(stream)}
+    assert "cut.nii.gz" in {row["files"] for row in rows.values()}
+    assert any("IM0004.dcm" in row["files"] and "broken" in row["message"] for row in rows.values())
+    assert len(volumes(tmp_path / "out")) == 3
+
+
+def test_the_only_one_is_broken(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.nii"
+    bad.write_bytes(b"")
+    outcome = convert(bad, tmp_path / "out")
+    assert outcome.exit_code == 4
+    assert "bad.nii" in outcome.failures[0].message
+    assert not volumes(tmp_path / "out")
+
+
+def test_nothing_usable(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    assert convert(tmp_path / "in", tmp_path / "out").exit_code == 4
+    assert "in: holds no volume" in caplog.text
+
+
+@pytest.mark.parametrize(("make", "message"), [(False, "does not exist"), (True, "is empty")])
+def test_missing_or_empty_input(tmp_path: Path, make: bool, message: str) -> None:
+    if make:
+        (tmp_path / "in").mkdir()
+    with pytest.raises(UsageError, match=f"in {message}"):
+        convert(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_command_again(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = convert(archive, out)
+    before = {path: path.read_bytes() for path in out.iterdir() if path.name != "timings.json"}
+    volumes(out)[0].unlink()
+    second = convert(archive, out)
+    assert (len(second.done), len(second.skipped)) == (1, 2)
+    assert sorted((*second.done, *second.skipped)) == list(first.done)
+    assert {path: path.read_bytes() for path in out.iterdir() if path.name != "timings.json"} == before
+
+
+def test_other_settings_are_refused(archive: Path, tmp_path: Path) -> None:
+    convert(archive, tmp_path / "out")
+    with pytest.raises(UsageError, match=r"other settings \(name: null -> \"\{series\}\"\); use --overwrite"):
+        convert(archive, tmp_path / "out", name="{series}")
+    assert convert(archive, tmp_path / "out", name="{series}", overwrite=True).exit_code == 0
+
+
+def test_a_salt_file_makes_ids_agree(archive: Path, tmp_path: Path) -> None:
+    salt = tmp_path / "salt"
+    salt.write_text("a salt of ours\n")
+    first, second = (convert(archive, tmp_path / name, salt=salt) for name in ("one", "two"))
+    assert first.done == second.done
+    assert convert(archive, tmp_path / "three").done != first.done
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert {**one, "timings.json": b""} == {**two, "timings.json": b""}
+
+
+def test_a_file_as_output(tmp_path: Path) -> None:
+    source = phantoms.ct_series(tmp_path / "in")[0].parent
+    outcome = convert(source, tmp_path / "scan.nii.gz")
+    assert (outcome.done, outcome.exit_code) == (("scan",), 0)
+    assert json.loads((tmp_path / "scan.json").read_text())["Modality"] == "CT"
+    assert convert(source, tmp_path / "scan.nii.gz").skipped == ("scan",)
+
+
+def test_a_file_as_output_of_several_volumes(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds 3 volumes, .*scan.nii.gz is one file; give a folder"):
+        convert(archive, tmp_path / "scan.nii.gz")
+
+
+@pytest.mark.parametrize(("out", "message"), [("", "is the input"), ("new", "lies inside the input")])
+def test_nothing_is_written_over_what_is_read(archive: Path, out: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        convert(archive, archive / out)
+
+
+def test_an_input_is_never_its_own_output(tmp_path: Path) -> None:
+    path = phantoms.nifti_file(tmp_path / "scan.nii.gz")
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="is the input"):
+        convert(path, path)
+    assert path.read_bytes() == before
+
+
+def test_two_volumes_of_one_name(tmp_path: Path) -> None:
+    for folder in ("monday", "tuesday"):
+        phantoms.nifti_file(tmp_path / "in" / folder / "Scan.nii.gz")
+    with pytest.raises(UsageError, match=r"monday/Scan.nii.gz and tuesday/Scan.nii.gz would both be written as 'Scan'"):
+        convert(tmp_path / "in", tmp_path / "out")
+    assert not volumes(tmp_path / "out")
+    assert convert(tmp_path / "in", tmp_path / "out", name="{folder}_{number}").done == ("monday_0001", "tuesday_0002")
+
+
+def test_names_of_outputs(tmp_path: Path) -> None:
+    sources = [
+        Source("dicom", (tmp_path / "p 1" / "x.dcm",), "", "/tmp/../x", "CT"),
+        Source("nifti", (tmp_path / "b.nii",), "b"),
+    ]
+    hashed, plain = case_names(sources, tmp_path, salt="salt")
+    assert (hashed[:5], len(hashed), plain) == ("case-", 17, "b")
+    names = case_names(sources, tmp_path, salt="salt", template="{folder}-{modality}-{number}")
+    assert names == ["p_1-CT-0001", f"{tmp_path.name}-unknown-0002"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{patient}", r"unknown field \{patient\}; use \{folder\}, \{series\}, \{modality\}, \{number\}"),
+        ("../{series}", "holds a slash"),
+        ("scan", "holds no field"),
+        ("{series", "expected '}'"),
+    ],
+)
+def test_wrong_templates(tmp_path: Path, template: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        case_names([], tmp_path, salt="salt", template=template)
+
+
+def test_names_kept_for_the_folder(tmp_path: Path) -> None:
+    phantoms.nifti_file(tmp_path / "in" / "manifest.nii.gz")
+    with pytest.raises(UsageError, match="the name 'manifest' is kept for the output folder's own; use --name"):
+        convert(tmp_path / "in", tmp_path / "out")
+
+
+def test_no_room(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first case stays, the run stops, nothing half-written is there, and the same call goes on."""
+    write, calls = module.write_volume, []
+
+    def full(path: Path, volume: object) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, volume)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "write_volume", full)
+    with pytest.raises(NoRoomError, match="no space left on the disk"):
+        convert(archive, tmp_path / "out")
+    monkeypatch.undo()
+    assert len(volumes(tmp_path / "out")) == 1
+    outcome = convert(archive, tmp_path / "out")
+    assert (len(outcome.done), len(outcome.skipped), outcome.exit_code) == (2, 1, 0)
+
+
+def test_any_error_of_a_reader_costs_its_case_alone(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = module.read_source
+
+    def broken(source: Source) -> object:
+        if source.kind == "nifti":
+            raise KeyError("CANARY^QUETZAL")
+        return read(source)
+
+    monkeypatch.setattr(module, "read_source", broken)
+    outcome: Outcome = convert(archive, tmp_path / "out")
+    assert (len(outcome.done), outcome.exit_code) == (2, 3)
+    assert outcome.failures[0].message == "atlas.nii.gz: cannot be parsed (KeyError); the file is damaged, leave it out"
+
+
+def test_every_refusal_names_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    refusal = stopped_by(CaseError("voxels are missing", "cut"), [path], tmp_path)
+    assert (str(refusal), refusal.code) == ("scan.nii: voxels are missing", "cut")
+    assert "Permission denied" in str(stopped_by(PermissionError(13, "Permission denied"), [path], tmp_path))
+    assert "more memory than there is" in str(stopped_by(MemoryError(), [path], tmp_path))
+    with pytest.raises(OSError, match="full"):
+        stopped_by(OSError(errno.ENOSPC, "full"), [path], tmp_path)
+
+
+def test_workers_do_the_same(archive: Path, tmp_path: Path) -> None:
+    salt = tmp_path / "salt"
+    salt.write_text("a salt of ours\n")
+    one, two = (convert(archive, tmp_path / f"out{n}", salt=salt, workers=n) for n in (1, 2))
+    assert one.done == two.done
+    for path in volumes(tmp_path / "out1"):
+        assert path.read_bytes() == (tmp_path / "out2" / path.name).read_bytes()

@@ -1,0 +1,70 @@
+"""Windows cover a grid, stay inside it, and share each voxel so that the shares sum to one."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from voxelwise.errors import UsageError
+from voxelwise.pipeline.inference.windows import WindowGrid, axis_starts, importance, window_starts
+
+
+@st.composite
+def axes(draw: st.DrawFn) -> tuple[int, int, float]:
+    length = draw(st.integers(1, 300))
+    return length, draw(st.integers(1, length)), draw(st.floats(0, 0.99))
+
+
+@given(axes())
+@settings(max_examples=200, deadline=None)
+def test_windows_cover_an_axis_and_stay_inside(axis: tuple[int, int, float]) -> None:
+    length, patch, overlap = axis
+    starts = axis_starts(length, patch, overlap)
+    assert starts[0] == 0
+    assert starts[-1] == length - patch
+    assert all(0 < b - a <= patch for a, b in itertools.pairwise(starts))
+
+
+def test_neighbours_overlap_by_what_was_asked_for() -> None:
+    assert axis_starts(100, 40, 0.5) == [0, 20, 40, 60]
+    assert axis_starts(100, 40, 0.0) == [0, 30, 60]
+    assert axis_starts(40, 40, 0.5) == [0]
+
+
+def test_starts_are_ordered_with_the_first_axis_slowest() -> None:
+    starts = window_starts((6, 4, 2), (4, 2, 2), 0.5)
+    assert starts == sorted(starts)
+    assert starts[0] == (0, 0, 0)
+    assert starts[-1] == (2, 2, 0)
+
+
+@pytest.mark.parametrize("blending", ["gaussian", "constant"])
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.9])
+def test_shares_of_all_windows_sum_to_one(blending: str, overlap: float) -> None:
+    grid = WindowGrid.of((11, 7, 9), (4, 7, 3), overlap, blending)
+    total = torch.zeros(grid.shape)
+    for index in itertools.product(*(range(len(axis)) for axis in grid.starts)):
+        total[grid.where(index)] += grid.weights(index)
+    torch.testing.assert_close(total, torch.ones(grid.shape), rtol=0, atol=1e-6)
+
+
+def test_importance_is_nnunets_gaussian() -> None:
+    weights = importance(64)
+    assert float(weights.max()) == 1.0
+    assert float(weights.min()) > 0
+    assert torch.equal(weights, weights.flip(0))
+    assert float(weights[31 + 8] / weights[31]) == pytest.approx(float(torch.exp(torch.tensor(-0.5 * (7.5**2 - 0.5**2) / 64))))
+
+
+def test_wrong_windows_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"overlap is the shared part of a window, from 0 to below 1; got 1"):
+        window_starts((8, 8, 8), (4, 4, 4), 1.0)
+    with pytest.raises(ValueError, match=r"windows \(9, 4, 4\) do not fit into a grid \(8, 8, 8\)"):
+        window_starts((8, 8, 8), (9, 4, 4))
+    with pytest.raises(ValueError, match=r"do not fit into a grid"):
+        window_starts((8, 8, 8), (4, 4))
+    with pytest.raises(UsageError, match=r"unknown blending 'gausian'; did you mean 'gaussian'"):
+        importance(4, "gausian")

@@ -1,0 +1,1 @@
+"""Transforms: a sample in, a new sample out; files to tensors and back."""
