@@ -70,8 +70,8 @@ def subsample(labels: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(whole) == tuple(size):
         return labels
     if all(side % coarse == 0 for side, coarse in zip(whole, size, strict=True)):
-        steps = tuple(slice(None, None, side // coarse) for side, coarse in zip(whole, size, strict=True))
-        return labels[(slice(None), *steps)]
+        steps = (slice(None), *(slice(None, None, side // coarse) for side, coarse in zip(whole, size, strict=True)))
+        return labels[steps]
     for axis, coarse in enumerate(size, start=1):
         side = labels.shape[axis]
         nearest = torch.arange(coarse, device=labels.device) * side // coarse

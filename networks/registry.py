@@ -135,7 +135,13 @@ def _from_file(
     path, class_name = network_file(name)
     build = _load_class(path, class_name)
     _check_options(name, build, options)
-    network = build(spatial_dims, in_channels, out_channels, **options)
+    try:
+        network = build(spatial_dims, in_channels, out_channels, **options)
+    except TypeError as error:
+        raise UsageError(
+            f"{path}: class {class_name} cannot be built from (spatial_dims, in_channels, out_channels, **options): "
+            f"{error}"
+        ) from error
     missing = [attribute for attribute in CONTRACT if not hasattr(network, attribute)]
     if missing:
         raise UsageError(

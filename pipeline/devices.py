@@ -78,7 +78,8 @@ def memory_format(spatial_dims: int) -> torch.memory_format:
 def keep_heap() -> bool:
     """Tell glibc to keep freed memory for the next tensor of the same size; returns whether it was done.
 
-    Without it every large tensor is mapped and unmapped again, a page fault per 4 kB. The process keeps its peak memory.
+    Without it every large tensor is mapped and unmapped again, a page fault per 4 kB. The process keeps its peak
+    memory.
     VOXELWISE_KEEP_HEAP=0 switches it off; other C libraries are left alone.
     """
     if os.environ.get("VOXELWISE_KEEP_HEAP", "1") == "0" or platform.libc_ver()[0] != "glibc":

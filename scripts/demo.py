@@ -25,4 +25,4 @@ def run(
     from ..pipeline.demo.run import demo
 
     outcome = demo(out=out, minutes=minutes, seed=seed, overwrite=overwrite)
-    return finish("demo", outcome, as_json=False, quiet=quiet)
+    return finish("demo", outcome, as_json=False, quiet=quiet, next_step="\n".join(outcome.facts.get("next_steps", ())))

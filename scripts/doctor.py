@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import options
-from .terminal import document, table
+from .terminal import document, short, table
 
 LIBRARIES = (
     *("torch", "monai", "lightning", "numpy", "scipy", "nibabel", "pydicom", "SimpleITK", "itk", "blosc2", "isal"),
@@ -143,5 +143,4 @@ def rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "memory", f"{ram['available'] / 1e9:.1f} of {ram['total'] / 1e9:.1f} GB free", "ok"
     yield "disk", f"{report['disk_free_bytes'] / 1e9:.1f} GB free here", "ok"
     for name, one in report["transfer_syntaxes"].items():
-        short = name if len(name) <= 60 else f"{name[:57]}..."
-        yield short, ", ".join(one["decoders"]) or "-", "ok" if one["decoders"] else "no codec"
+        yield short(name), ", ".join(one["decoders"]) or "-", "ok" if one["decoders"] else "no codec"

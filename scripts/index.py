@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .terminal import finish, table
+from .terminal import finish, short, table
 
 
 def run(
@@ -34,12 +34,7 @@ def run(
     rows = outcome.facts["volumes"]
     if show and not as_json:
         shown = ("id", "verdict", "modality", "shape", "spacing_mm", "body_part", "files", "place", "reason")
-        print(table(shown, ([_cell(row[COLUMNS.index(column)]) for column in shown] for row in rows)))
+        print(table(shown, ([short(row[COLUMNS.index(column)]) for column in shown] for row in rows)))
     if as_json:
         outcome.facts["volumes"][:] = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
     return finish("index", outcome, as_json=as_json, quiet=quiet)
-
-
-def _cell(value: object) -> str:
-    text = "" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

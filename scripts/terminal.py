@@ -163,6 +163,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def short(value: object, width: int = 60) -> str:
+    """A value as a cell of a table: nothing for None, its beginning where it is long."""
+    text = "" if value is None else str(value)
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
 def one_line(text: str) -> str:
     """Line breaks become spaces, other control characters and bytes that are no text are escaped."""
     text = " ".join(part.strip() for part in text.splitlines() if part.strip())

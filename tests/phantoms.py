@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
+import pydicom
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 ROOT = "1.2.826.0.1.3680043.8.498."
 AXIAL = np.array([[-0.7, 0, 0, 15.0], [0, -0.9, 0, 12.0], [0, 0, 2.5, -14.0], [0, 0, 0, 1]])
@@ -36,7 +40,9 @@ def ramp(shape: tuple[int, ...] = (12, 10, 8), dtype: Any = np.int16) -> np.ndar
     return (np.arange(np.prod(shape)).reshape(shape) - 100).astype(dtype)
 
 
-def ct_series(folder: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None, **tags: Any) -> list[Path]:
+def ct_series(
+    folder: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None, **tags: Any
+) -> list[Path]:
     """Write a CT series.
 
     Args:
@@ -48,13 +54,20 @@ def ct_series(folder: Path, array: np.ndarray | None = None, affine: np.ndarray 
     return series(folder, "CT", array, affine, tags, intercept=-1024.0)
 
 
-def mr_series(folder: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None, **tags: Any) -> list[Path]:
+def mr_series(
+    folder: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None, **tags: Any
+) -> list[Path]:
     """Write an MR series (no rescale tags); arguments as `ct_series`."""
     return series(folder, "MR", array, affine, tags, intercept=0.0)
 
 
 def series(
-    folder: Path, modality: str, array: np.ndarray | None, affine: np.ndarray | None, tags: dict[str, Any], intercept: float
+    folder: Path,
+    modality: str,
+    array: np.ndarray | None,
+    affine: np.ndarray | None,
+    tags: dict[str, Any],
+    intercept: float,
 ) -> list[Path]:
     """Write one file a slice and return the paths in slice order."""
     options = {name: tags.pop(name, default) for name, default in OPTIONS.items()}
@@ -107,26 +120,124 @@ def series(
 OPTIONS: dict[str, Any] = {"seed": 0, "slope": 1.0, "intercept": None, "signed": False, "names": None}
 
 
+def enhanced_ct(path: Path, array: np.ndarray | None = None, order: np.ndarray | None = None) -> Path:
+    """Write an enhanced multi-frame CT (axial, `AXIAL`), its frames stored in `order`."""
+    array = ramp() if array is None else array
+    order = np.arange(array.shape[2]) if order is None else order
+    single = series(path.parent / "single", "CT", array, None, {}, intercept=-1024.0)
+    parts = [pydicom.dcmread(single[k]) for k in order]
+    whole = parts[0].copy()
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    shared, groups = Dataset(), []
+    measures, orientation, transform = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = whole.PixelSpacing, whole.SliceThickness
+    orientation.ImageOrientationPatient = whole.ImageOrientationPatient
+    transform.RescaleSlope, transform.RescaleIntercept, transform.RescaleType = "1", "-1024", "HU"
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([orientation])
+    shared.PixelValueTransformationSequence = Sequence([transform])
+    for index, part in enumerate(parts):
+        group, place, content = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = part.ImagePositionPatient
+        content.StackID, content.InStackPositionNumber, content.DimensionIndexValues = "1", index + 1, [1, index + 1]
+        group.PlanePositionSequence, group.FrameContentSequence = Sequence([place]), Sequence([content])
+        groups.append(group)
+    for name in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "RescaleSlope",
+        "RescaleIntercept",
+        "RescaleType",
+    ):
+        delattr(whole, name)
+    whole.SharedFunctionalGroupsSequence, whole.PerFrameFunctionalGroupsSequence = Sequence([shared]), Sequence(groups)
+    whole.NumberOfFrames, whole.PixelData = len(parts), b"".join(part.PixelData for part in parts)
+    whole.save_as(path, enforce_file_format=True)
+    for file in single:
+        file.unlink()
+    return path
+
+
 def nifti_file(path: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None, **fields: Any) -> Path:
-    """Write a NIfTI file with sform and qform 1; `fields` are header fields set as they are."""
+    """Write a NIfTI file with sform and qform 1; `fields` are header fields put in as they are, wrong ones too."""
     array = ramp() if array is None else np.asarray(array)
     image = nib.Nifti1Image(array, AXIAL if affine is None else affine, dtype=array.dtype)
     image.set_sform(image.affine, 1)
     image.set_qform(image.affine, 1)
     image.header.set_xyzt_units("mm", "sec")
+    data = image.to_bytes()
+    header = nib.Nifti1Header(data[:348], check=False)
     for name, value in fields.items():
-        image.header[name] = value
+        header[name] = value
+    data = header.binaryblock + data[348:]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(image.to_bytes()) if path.suffix == ".nii" else nib.save(image, path)
+    path.write_bytes(gzip.compress(data, compresslevel=1, mtime=0) if path.name.lower().endswith(".gz") else data)
+    return path
+
+
+def nrrd_file(
+    path: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None, packed: bool = False
+) -> Path:
+    """Write an NRRD file of int16 in LPS, raw or gzip."""
+    array = ramp() if array is None else np.asarray(array)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ (np.array(AXIAL) * [[-1], [-1], [1], [1]] if affine is None else affine)
+    vectors = [f"({','.join(f'{value:.17g}' for value in vector)})" for vector in lps[:3].T]
+    fields = {
+        "type": "int16",
+        "dimension": str(array.ndim),
+        "space": "left-posterior-superior",
+        "sizes": " ".join(str(size) for size in array.shape),
+        "space directions": " ".join(vectors[:3]),
+        "kinds": "domain domain domain",
+        "endian": "little",
+        "encoding": "gzip" if packed else "raw",
+        "space origin": vectors[3],
+    }
+    header = "NRRD0004\n" + "".join(f"{name}: {value}\n" for name, value in fields.items()) + "\n"
+    data = array.astype("<i2").tobytes(order="F")
+    path.write_bytes(header.encode() + (gzip.compress(data, mtime=0) if packed else data))
+    return path
+
+
+def mha_file(
+    path: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None, packed: bool = False
+) -> Path:
+    """Write a MetaImage file of int16 in LPS, raw or zlib."""
+    array = ramp() if array is None else np.asarray(array)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ (AXIAL if affine is None else affine)
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    data = array.astype("<i2").tobytes(order="F")
+    data = zlib.compress(data) if packed else data
+    fields = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": str(packed),
+        **({"CompressedDataSize": str(len(data))} if packed else {}),
+        "TransformMatrix": " ".join(f"{value:.17g}" for value in (lps[:3, :3] / spacing).T.reshape(-1)),
+        "Offset": " ".join(f"{value:.17g}" for value in lps[:3, 3]),
+        "ElementSpacing": " ".join(f"{value:.17g}" for value in spacing),
+        "DimSize": " ".join(str(size) for size in array.shape),
+        "ElementType": "MET_SHORT",
+        "ElementDataFile": "LOCAL",
+    }
+    path.write_bytes("".join(f"{name} = {value}\n" for name, value in fields.items()).encode() + data)
     return path
 
 
 def blob_dataset(
-    folder: Path, cases: int = 6, shape: tuple[int, int, int] = (24, 20, 16), classes: int = 2, seed: int = 0, modality: str = "MR"
+    folder: Path,
+    cases: int = 6,
+    shape: tuple[int, int, int] = (24, 20, 16),
+    classes: int = 2,
+    seed: int = 0,
+    modality: str = "MR",
 ) -> Path:
     """Write an MSD data set of bright balls that a small network learns within seconds.
 
-    Class k is a ball of its own brightness at a place that differs from case to case; labels run from 0 (background) to `classes`.
+    Class k is a ball of its own brightness at a place that differs from case to case; labels run from 0 (background)
+    to `classes`.
     """
     rng = np.random.default_rng(seed)
     places = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), axis=-1)

@@ -145,7 +145,8 @@ class LowResolution(_Sometimes):
 
 
 class Gamma(_Sometimes):
-    """Gamma curve with an exponent drawn log-uniformly from [1 / (1 + g), 1 + g], a quarter of the time on the inverted image."""
+    """Gamma curve with an exponent drawn log-uniformly from [1 / (1 + g), 1 + g], a quarter of the time on the
+    inverted image."""
 
     def __init__(self, gamma: float, probability: float) -> None:
         super().__init__(probability)
@@ -188,7 +189,7 @@ def augmentation_steps(
     def value(name: str) -> float:
         return float(strength.get(name, 0.0))
 
-    steps = [
+    steps: list[dict[str, Any]] = [
         {
             "name": "DrawPatch",
             "args": {

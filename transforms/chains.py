@@ -128,7 +128,7 @@ def build_chain(
         if name in IMAGES:
             chain.append(IMAGES[name](images, **arguments))
         elif name in LABELS:
-            chain.append(LABELS[name](labels, **arguments))
+            chain += [LABELS[name](labels, **arguments)] if labels else []
         elif name == "Resample":
             chain.append(Resample([*images, *labels], label_keys=labels, **arguments))
         elif name == "LoadVolume":

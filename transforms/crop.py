@@ -29,7 +29,7 @@ def crop(image: Tensor, affine: np.ndarray, box: tuple[slice, slice, slice]) -> 
     """The box (a view) and its affine."""
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ np.array([side.start for side in box], float)
-    return image[(slice(None), *box)], moved
+    return image[:, box[0], box[1], box[2]], moved
 
 
 class CropNonzero(MapTransform):
@@ -43,7 +43,9 @@ class CropNonzero(MapTransform):
         """Return the cropped sample."""
         box = nonzero_box(plain(data[self.decided_by]))
         sample = dict(data)
-        for key in self.keys if box is not None else ():
+        if box is None:
+            return sample
+        for key in self.keys:
             voxels, affine = crop(plain(data[key]), affine_of(data[key]), box)
             sample[key] = located(voxels, affine, data[key])
         return sample

@@ -1,8 +1,8 @@
 """DICOM headers: one pass over a file, up to its pixels, into a record of what geometry and values need.
 
-Values are taken as the bytes that stand in the file and read here, so that text which nobody uses (names in odd character
-sets, over-long numbers) can neither stop a series nor be printed. `dicom_series.py` makes volumes of the records,
-`dicom_pixels.py` reads their voxels.
+Values are taken as the bytes that stand in the file and read here, so that text which nobody uses (names in odd
+character sets, over-long numbers) can neither stop a series nor be printed. `dicom_series.py` makes volumes of the
+records, `dicom_pixels.py` reads their voxels.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from pydicom.uid import UID
 from ..errors import CaseError
 
 UNDEFINED = 0xFFFFFFFF
+NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+DEFLATED = "1.2.840.10008.1.2.1.99"
 DICOMDIR = "1.2.840.10008.1.3.10"
 
 
@@ -47,31 +49,89 @@ VOLUME_CLASSES = frozenset(CLASSES + end for end in ("2", "2.1", "2.2", "4", "4.
 PICTURE_CLASSES = frozenset(
     CLASSES + end
     for end in (
-        *("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "3.1", "3", "6", "6.1", "7", "7.1", "7.2", "7.3", "7.4", "20"),
+        *(
+            "1",
+            "1.1",
+            "1.1.1",
+            "1.2",
+            "1.2.1",
+            "1.3",
+            "1.3.1",
+            "3.1",
+            "3",
+            "6",
+            "6.1",
+            "7",
+            "7.1",
+            "7.2",
+            "7.3",
+            "7.4",
+            "20",
+        ),
         *("12.1", "12.2", "77.1.1", "77.1.2", "77.1.4", "77.1.5.1", "77.1.5.2"),
     )
 )
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 LONG_FORM = ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UC", "UN", "UR", "UT", "SV", "UV")
 SPLIT_BY = (
-    *("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "TriggerTime", "NominalCardiacTriggerDelayTime"),
+    *(
+        "AcquisitionNumber",
+        "TemporalPositionIdentifier",
+        "EchoNumbers",
+        "EchoTime",
+        "TriggerTime",
+        "NominalCardiacTriggerDelayTime",
+    ),
     *("DiffusionBValue", "ConvolutionKernel", "ImageType", "SequenceName", "AcquisitionTime", "ContentTime"),
 )
-PRIVATE_SPLIT = {"b-value (0019,100C)": 0x0019100C, "b-value (0043,1039)": 0x00431039, "b-value (2001,1003)": 0x20011003}
+PRIVATE_SPLIT = {
+    "b-value (0019,100C)": 0x0019100C,
+    "b-value (0043,1039)": 0x00431039,
+    "b-value (2001,1003)": 0x20011003,
+}
 FACTS = {
-    **{name: name for name in ("Manufacturer", "MagneticFieldStrength", "FlipAngle", "KVP", "SliceThickness", "ConvolutionKernel")},
-    **{name: name for name in ("PatientPosition", "BodyPartExamined", "ScanningSequence", "SequenceVariant", "MRAcquisitionType")},
+    **{
+        name: name
+        for name in ("Manufacturer", "MagneticFieldStrength", "FlipAngle", "KVP", "SliceThickness", "ConvolutionKernel")
+    },
+    **{
+        name: name
+        for name in ("PatientPosition", "BodyPartExamined", "ScanningSequence", "SequenceVariant", "MRAcquisitionType")
+    },
     "ManufacturerModelName": "ManufacturersModelName",
     "ContrastBolusAgent": "ContrastBolusIngredient",
 }
 MILLISECONDS = {name: name for name in ("EchoTime", "RepetitionTime", "InversionTime")}
 NUMBERS = ("MagneticFieldStrength", "FlipAngle", "KVP", "SliceThickness")
 OTHER_KEYWORDS = (
-    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "Modality"),
-    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "SeriesNumber"),
+    *(
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "FrameOfReferenceUID",
+        "PatientID",
+        "Modality",
+    ),
+    *(
+        "Rows",
+        "Columns",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+        "NumberOfFrames",
+        "SeriesNumber",
+    ),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "InstanceNumber"),
-    *("RescaleSlope", "RescaleIntercept", "RescaleType", "ImagesInAcquisition", "LossyImageCompression", "LossyImageCompressionRatio"),
+    *(
+        "RescaleSlope",
+        "RescaleIntercept",
+        "RescaleType",
+        "ImagesInAcquisition",
+        "LossyImageCompression",
+        "LossyImageCompressionRatio",
+    ),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SequenceOfUltrasoundRegions"),
 )
 
@@ -93,9 +153,9 @@ WANTED: tuple[int, ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """What one file, or one frame of it, says of itself. Numbers of the geometry are kept as text until they are proved.
+    """What one file, or one frame of it, says of itself.
 
-    `patient` is hashed; nothing here names a person.
+    Numbers of the geometry are kept as text until they are proved. `patient` is hashed; nothing here names a person.
     """
 
     path: Path
@@ -143,6 +203,11 @@ class Slice:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def native(self) -> bool:
+        """Whether the pixels stand uncompressed in the file or, deflated, in its data set."""
+        return self.transfer_syntax in NATIVE or self.transfer_syntax == DEFLATED
+
+    @property
     def class_name(self) -> str:
         """The SOP class in words."""
         return UID(self.sop_class).name if self.sop_class else "no SOP class"
@@ -177,9 +242,11 @@ def raw_text(dataset: Dataset, tag: int) -> str | None:
         if vr in ("US or SS", "US or SS or OW"):
             form = "H"
         if form:
-            order = "<" if element.is_little_endian else ">"
+            order = "<" if getattr(element, "is_little_endian", True) else ">"
             count = len(value) // struct.calcsize(form)
-            return "\\".join(str(number) for number in struct.unpack(f"{order}{count}{form}", value[: count * struct.calcsize(form)]))
+            return "\\".join(
+                str(number) for number in struct.unpack(f"{order}{count}{form}", value[: count * struct.calcsize(form)])
+            )
         text = value.decode("latin-1").strip(" \0")
     elif value is None:
         return None
@@ -227,19 +294,37 @@ def read_header(path: Path) -> list[Slice]:
             dataset = read_partial(file, at_pixels, force=bare, specific_tags=list(WANTED))
             offset = file.tell() + (12 if found.get("vr") in LONG_FORM else 8)
     except (RecursionError, MemoryError) as error:
-        raise CaseError(f"{path}: sequences are nested too deeply to be read ({type(error).__name__}). Export it again", "nested") from error
+        raise CaseError(
+            f"{path}: sequences are nested too deeply to be read ({type(error).__name__}). Export it again", "nested"
+        ) from error
     except OSError as error:
-        raise CaseError(f"{path}: cannot be read ({error.strerror or error}). Check the disk and the rights", "unreadable") from error
-    except (pydicom.errors.InvalidDicomError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
-        raise CaseError(f"{path}: no DICOM header ({type(error).__name__}). Copy the file again from its source", "not-dicom") from error
+        raise CaseError(
+            f"{path}: cannot be read ({error.strerror or error}). Check the disk and the rights", "unreadable"
+        ) from error
+    except (
+        pydicom.errors.InvalidDicomError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+    ) as error:
+        raise CaseError(
+            f"{path}: no DICOM header ({type(error).__name__}). Copy the file again from its source", "not-dicom"
+        ) from error
     except (struct.error, zlib.error, OverflowError, IndexError, AssertionError) as error:
-        raise CaseError(f"{path}: the DICOM header is cut off or damaged. Copy the file again from its source", "truncated") from error
+        raise CaseError(
+            f"{path}: the DICOM header is cut off or damaged. Copy the file again from its source", "truncated"
+        ) from error
     meta = dataset.file_meta
     syntax = str(meta.get("TransferSyntaxUID", "")) if meta else ""
     if meta and str(meta.get("MediaStorageSOPClassUID", "")) == DICOMDIR:
-        raise DirectoryFileError(f"{path}: a DICOMDIR, which holds no image. Give the folder with the images", "dicomdir")
-    deflated = syntax == "1.2.840.10008.1.2.1.99"
-    place = {"pixels": bool(found), "float_pixels": found.get("tag") in PIXEL_TAGS[:2], "bare": bare}
+        raise DirectoryFileError(
+            f"{path}: a DICOMDIR, which holds no image. Give the folder with the images", "dicomdir"
+        )
+    deflated = syntax == DEFLATED
+    place: dict[str, Any] = {"pixels": bool(found), "float_pixels": found.get("tag") in PIXEL_TAGS[:2], "bare": bare}
     if found and not deflated:
         place |= {"pixel_offset": offset, "pixel_length": found["length"]}
     elif found:
@@ -248,12 +333,15 @@ def read_header(path: Path) -> list[Slice]:
     if not deflated and found and slice_.pixel_length != UNDEFINED and offset + slice_.pixel_length > status.st_size:
         there = max(0, status.st_size - offset)
         raise SliceError(
-            f"{path}: PixelData claims {slice_.pixel_length} bytes, {there} are there: the file is cut off. Copy it again",
+            f"{path}: PixelData claims {slice_.pixel_length} bytes, {there} are there: the file is cut off. "
+            "Copy it again",
             "truncated",
             (slice_.study, slice_.series),
         )
     if not slice_.sop_class:
-        raise CaseError(f"{path}: no SOPClassUID: cut off in its header, or not DICOM. Copy it again from its source", "not-dicom")
+        raise CaseError(
+            f"{path}: no SOPClassUID: cut off in its header, or not DICOM. Copy it again from its source", "not-dicom"
+        )
     return frames_of(slice_, dataset)
 
 
@@ -265,7 +353,9 @@ def record(path: Path, dataset: Dataset, syntax: str, status: tuple[int, int], p
     allocated = number["BitsAllocated"] or 16
     stored = number["BitsStored"] or allocated
     lossy = get(dataset, "LossyImageCompression") == "01"
-    splits = {name: get(dataset, name) for name in SPLIT_BY} | {name: raw_text(dataset, tag) for name, tag in PRIVATE_SPLIT.items()}
+    splits = {name: get(dataset, name) for name in SPLIT_BY} | {
+        name: raw_text(dataset, tag) for name, tag in PRIVATE_SPLIT.items()
+    }
     default = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
     return Slice(
         path=path,
@@ -346,7 +436,8 @@ def frames_of(slice_: Slice, dataset: Dataset) -> list[Slice]:
         frames.append(one_frame(slice_, index, own, shared_items[0]))
     if len(frames) != slice_.frames:
         raise CaseError(
-            f"{slice_.path}: NumberOfFrames is {slice_.frames}, PerFrameFunctionalGroupsSequence has {len(frames)} items. Export it again",
+            f"{slice_.path}: NumberOfFrames is {slice_.frames}, PerFrameFunctionalGroupsSequence has {len(frames)} "
+            "items. Export it again",
             "frame-count",
         )
     return frames
@@ -363,7 +454,10 @@ def one_frame(slice_: Slice, index: int, own: Dataset, shared: Dataset) -> Slice
                     return text
         return None
 
-    content = {name: group("FrameContentSequence", name) for name in ("StackID", "TemporalPositionIndex", "DimensionIndexValues")}
+    content = {
+        name: group("FrameContentSequence", name)
+        for name in ("StackID", "TemporalPositionIndex", "DimensionIndexValues")
+    }
     splits = {
         **slice_.splits,
         "StackID": content["StackID"],

@@ -1,7 +1,7 @@
-"""DICOM voxels: decoded slice by slice into one array, rescaled slice by slice, in the smallest type that holds them exactly.
+"""DICOM voxels: decoded and rescaled slice by slice into one array of the smallest type that holds them exactly.
 
-Native pixels go from the file into the array; where every slope and intercept is a whole number the arithmetic is done in
-place, modulo the word length, and the array is seen through the signed or unsigned type that holds the result.
+Native pixels go from the file into the array; where every slope and intercept is a whole number the arithmetic is done
+in place, modulo the word length, and the array is seen through the signed or unsigned type that holds the result.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID
 
 from ..errors import CaseError
-from .dicom import Slice
+from .dicom import NATIVE, Slice
 from .dicom_series import Stack
 from .nifti import smallest_integer, whole
 from .volume import Entry, Geometry, Volume
 
-NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 AIR_HU = -1024
 INVERTED_CLASSES = ("CR", "DX", "MG", "IO", "PX")
 
@@ -70,8 +69,8 @@ def rescales(slices: Sequence[Slice]) -> list[tuple[float, float]]:
             slope, intercept = math.nan, math.nan
         if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
             raise CaseError(
-                f"{one.path}: RescaleSlope is {one.slope!r}, RescaleIntercept {one.intercept!r}; expected two numbers, the slope "
-                "not 0. Fetch the series again",
+                f"{one.path}: RescaleSlope is {one.slope!r}, RescaleIntercept {one.intercept!r}; expected two numbers, "
+                "the slope not 0. Fetch the series again",
                 "bad-rescale",
             )
         scales.append((slope, intercept))
@@ -80,8 +79,8 @@ def rescales(slices: Sequence[Slice]) -> list[tuple[float, float]]:
         at = scales.index(None)
         near = next(scale for scale in (*scales[at::-1], *scales[at:]) if scale is not None)
         raise CaseError(
-            f"{slices[at].path}: RescaleSlope and RescaleIntercept are absent in {len(scales) - len(given)} of {len(scales)} slices; "
-            f"its neighbours have {near[0]:g} and {near[1]:g}. Fetch the series again",
+            f"{slices[at].path}: RescaleSlope and RescaleIntercept are absent in {len(scales) - len(given)} of "
+            f"{len(scales)} slices; its neighbours have {near[0]:g} and {near[1]:g}. Fetch the series again",
             "rescale-missing",
         )
     return [(1.0, 0.0) if scale is None else scale for scale in scales]
@@ -90,7 +89,10 @@ def rescales(slices: Sequence[Slice]) -> list[tuple[float, float]]:
 def stored_dtype(one: Slice) -> np.dtype:
     """Type of the stored words."""
     if one.bits_allocated not in (8, 16, 32):
-        raise CaseError(f"{one.path}: BitsAllocated is {one.bits_allocated}, expected 8, 16 or 32. Export it again", "bits-allocated")
+        raise CaseError(
+            f"{one.path}: BitsAllocated is {one.bits_allocated}, expected 8, 16 or 32. Export it again",
+            "bits-allocated",
+        )
     return np.dtype(f"{'i' if one.signed else 'u'}{one.bits_allocated // 8}")
 
 
@@ -114,10 +116,11 @@ def read_native(one: Slice, plane: np.ndarray) -> None:
     target = plane if plane.dtype == dtype else np.empty(plane.shape, dtype=dtype)
     with open(one.path, "rb") as file:
         file.seek(one.pixel_offset + (one.frame or 0) * target.nbytes)
-        count = file.readinto(memoryview(target).cast("B"))
+        count = file.readinto(target.data.cast("B"))
     if count != target.nbytes:
         raise CaseError(
-            f"{one.path}: {count} of {target.nbytes} bytes of pixels could be read: the file is cut off. Copy it again", "truncated"
+            f"{one.path}: {count} of {target.nbytes} bytes of pixels could be read: the file is cut off. Copy it again",
+            "truncated",
         )
     if one.big_endian:
         target.byteswap(inplace=True)
@@ -132,7 +135,9 @@ def decoded(one: Slice, opened: dict[Path, pydicom.FileDataset]) -> np.ndarray:
     opened[one.path] = dataset
     array = decode(one, dataset, raw=True)
     if array.shape != (one.rows, one.columns):
-        raise CaseError(f"{one.path}: the codec gave {array.shape}, expected {(one.rows, one.columns)}. Export it again", "codec")
+        raise CaseError(
+            f"{one.path}: the codec gave {array.shape}, expected {(one.rows, one.columns)}. Export it again", "codec"
+        )
     return array
 
 
@@ -143,19 +148,25 @@ def open_whole(one: Slice) -> pydicom.FileDataset:
             warnings.simplefilter("ignore")
             return pydicom.dcmread(one.path, force=one.bare)
     except Exception as error:
-        raise CaseError(f"{one.path}: cannot be read ({type(error).__name__}). Copy it again from its source", "truncated") from error
+        raise CaseError(
+            f"{one.path}: cannot be read ({type(error).__name__}). Copy it again from its source", "truncated"
+        ) from error
 
 
 def decode(one: Slice, dataset: pydicom.FileDataset, *, raw: bool) -> np.ndarray:
     """Decode one frame with whatever codec is there."""
     name = UID(one.transfer_syntax).name
     try:
-        decoder = get_decoder(UID(one.transfer_syntax)) if UID(one.transfer_syntax).is_compressed else None
-    except NotImplementedError as error:
-        raise CaseError(f"{one.path}: transfer syntax {name} is not supported. Export it uncompressed", "codec") from error
+        decoder = None if one.native else get_decoder(UID(one.transfer_syntax))
+    except (NotImplementedError, ValueError) as error:
+        raise CaseError(
+            f"{one.path}: transfer syntax {name} is not supported. Export it uncompressed", "codec"
+        ) from error
     if decoder is not None and not decoder.is_available:
         missing = "; ".join(decoder.missing_dependencies)
-        raise CaseError(f"{one.path}: no codec for transfer syntax {name} is installed. Install one of: {missing}", "codec-missing")
+        raise CaseError(
+            f"{one.path}: no codec for transfer syntax {name} is installed. Install one of: {missing}", "codec-missing"
+        )
     try:
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
@@ -164,7 +175,9 @@ def decode(one: Slice, dataset: pydicom.FileDataset, *, raw: bool) -> np.ndarray
             return np.asarray(pixel_array(dataset, index=one.frame or 0, raw=raw))
     except Exception as error:
         text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CaseError(f"{one.path}: PixelData ({name}) cannot be decoded: {text}. Copy the file again", "truncated") from error
+        raise CaseError(
+            f"{one.path}: PixelData ({name}) cannot be decoded: {text}. Copy the file again", "truncated"
+        ) from error
 
 
 def colour_pixels(one: Slice) -> np.ndarray:
@@ -175,7 +188,9 @@ def colour_pixels(one: Slice) -> np.ndarray:
         array = pydicom.pixels.apply_color_lut(array, dataset)
         array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 and array.max() > 255 else array
     if array.ndim != 3:
-        raise CaseError(f"{one.path}: {one.photometric} pixels have shape {array.shape}, expected rows, columns, colours", "codec")
+        raise CaseError(
+            f"{one.path}: {one.photometric} pixels have shape {array.shape}, expected rows, columns, colours", "codec"
+        )
     return np.ascontiguousarray(array.transpose(2, 1, 0))
 
 

@@ -60,7 +60,7 @@ def corners_mm(geometry: Geometry) -> np.ndarray:
 
 
 def affine_difference(shape: tuple[int, ...], first: np.ndarray, second: np.ndarray) -> float:
-    """How far the corner voxels of two affines lie apart, in voxels of the first; inf where one is not finite or singular."""
+    """How far the corner voxels of two affines lie apart, in voxels of the first; inf where one gives no grid."""
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if not (np.all(np.isfinite(first)) and np.all(np.isfinite(second))):
         return float("inf")
@@ -102,18 +102,23 @@ def reorient_to(array: np.ndarray, affine: np.ndarray, codes: str) -> tuple[np.n
         A view of the array, and its affine.
     """
     if codes not in ALL_AXIS_CODES:
-        raise ValueError(f"axis codes {codes!r} are not an orientation; expected one letter each of LR, PA and IS, such as 'RAS'")
+        raise ValueError(
+            f"axis codes {codes!r} are not an orientation; expected one letter each of LR, PA and IS, such as 'RAS'"
+        )
     if array.ndim != 4:
         raise ValueError(f"reorient_to needs an array (C, X, Y, Z), got shape {array.shape}")
     world, signs = closest_axes(affine)
     wanted = [next(axis for axis, names in enumerate(AXIS_NAMES) if letter in names) for letter in codes]
     order = [world.index(axis) for axis in wanted]
-    flipped = [signs[axis] != (1 if letter == AXIS_NAMES[world[axis]][1] else -1) for axis, letter in zip(order, codes, strict=True)]
+    flipped = [
+        signs[axis] != (1 if letter == AXIS_NAMES[world[axis]][1] else -1)
+        for axis, letter in zip(order, codes, strict=True)
+    ]
     turned = array.transpose(0, *(axis + 1 for axis in order))
     step = np.zeros((4, 4))
     step[3, 3] = 1
     for new, (old, flip) in enumerate(zip(order, flipped, strict=True)):
         step[old, new] = -1 if flip else 1
         step[old, 3] = array.shape[old + 1] - 1 if flip else 0
-    turned = turned[(slice(None), *(slice(None, None, -1) if flip else slice(None) for flip in flipped))]
-    return turned, np.asarray(affine, dtype=np.float64) @ step
+    ways = tuple(slice(None, None, -1) if flip else slice(None) for flip in (False, *flipped))
+    return turned[ways], np.asarray(affine, dtype=np.float64) @ step

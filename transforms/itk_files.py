@@ -1,13 +1,19 @@
-"""NRRD and MetaImage (MHA, MHD) through itk, after the header's claim was held against the size of the file.
+"""NRRD and MetaImage (MHA, MHD) through ITK, after the header's claim was held against the size of the file.
 
-itk fills what is missing of a cut-off file with zeros and reports success, so the bytes are counted here before it is asked.
+ITK fills what is missing of a cut-off file with zeros and reports success, so the bytes are counted here before it is
+asked. SimpleITK brings it: the itk package takes 5 seconds of processor time to load its parts (SimpleITK: 0.3), and
+crashed at the end of a process that had also decoded DICOM through gdcm.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +25,9 @@ NRRD_TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
     **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
     **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
-    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"), 4),
+    **dict.fromkeys(
+        ("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"), 4
+    ),
     **dict.fromkeys(("longlong", "long long", "int64", "int64_t", "ulonglong", "uint64", "uint64_t", "double"), 8),
 }
 META_TYPES = {
@@ -88,10 +96,19 @@ def check_claim(path: Path) -> tuple[dict[str, str], tuple[int, ...]]:
     inside = data_file is None or data_file == "LOCAL"
     data = path if inside else path.parent / str(data_file)
     if not inside and (not data.is_file() or data.parent.resolve() != path.parent.resolve()):
-        raise stop(path, "no-data-file", f"the voxels are said to lie in {data_file!r}, which is not beside it", "Copy both into one folder")
+        raise stop(
+            path,
+            "no-data-file",
+            f"the voxels are said to lie in {data_file!r}, which is not beside it",
+            "Copy both into one folder",
+        )
     start = length if inside else 0
     there = data.stat().st_size - start
-    packed = fields.get("encoding", "raw").lower() not in ("raw",) if nrrd else fields.get("compresseddata", "False").lower() == "true"
+    packed = (
+        fields.get("encoding", "raw").lower() not in ("raw",)
+        if nrrd
+        else fields.get("compresseddata", "False").lower() == "true"
+    )
     if packed:
         encoding = fields.get("encoding", "gzip").lower()
         if encoding not in ("gz", "gzip"):
@@ -100,7 +117,11 @@ def check_claim(path: Path) -> tuple[dict[str, str], tuple[int, ...]]:
             raise stop(path, "truncated", f"the header claims {claim} bytes, more than {there} packed bytes can hold")
         there = unpacked_length(path, data, start, claim)
     if there != claim:
-        raise stop(path, "truncated" if there < claim else "data-length", f"the header claims {claim} bytes of voxels, {there} are there")
+        raise stop(
+            path,
+            "truncated" if there < claim else "data-length",
+            f"the header claims {claim} bytes of voxels, {there} are there",
+        )
     return fields, shape
 
 
@@ -122,35 +143,50 @@ def unpacked_length(path: Path, data: Path, start: int, claim: int) -> int:
     return total
 
 
-def itk_geometry(path: Path) -> tuple[Geometry, tuple[Entry, ...], tuple[Entry, ...]]:
-    """Shape and affine as itk reads the header, RAS+."""
-    import itk  # noqa: PLC0415 - slow to import, and only these files need it
+@contextmanager
+def quiet_itk() -> Iterator[Any]:
+    """SimpleITK, for as long as the block lasts; its extension module warns while it is loaded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import SimpleITK
 
+        yield SimpleITK
+
+
+def itk_geometry(path: Path) -> tuple[Geometry, tuple[Entry, ...], tuple[Entry, ...]]:
+    """Shape and affine as ITK reads the header, RAS+; repairs and notes."""
     fields, shape = check_claim(path)
-    reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
-    if reader is None:
-        raise stop(path, "unreadable", "itk has no reader for it")
-    try:
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise stop(path, "unreadable", f"itk cannot read its header ({str(error).strip().splitlines()[-1]})") from error
-    dimensions = reader.GetNumberOfDimensions()
     affine = np.eye(4)
-    for axis in range(dimensions):
-        affine[:dimensions, axis] = np.array(reader.GetDirection(axis)) * reader.GetSpacing(axis)
-        affine[axis, 3] = reader.GetOrigin(axis)
-    known = {"space directions", "transformmatrix", "orientation", "rotation"} & set(fields)
+    try:
+        with quiet_itk() as itk:
+            reader = itk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            dimensions = reader.GetDimension()
+            directions = np.array(reader.GetDirection()).reshape(dimensions, dimensions)
+            affine[:dimensions, :dimensions] = directions * np.array(reader.GetSpacing())
+            affine[:dimensions, 3] = reader.GetOrigin()
+    except RuntimeError as error:
+        raise stop(path, "unreadable", f"ITK cannot read its header ({last_line(error)})") from error
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.all(np.isfinite(affine)) or lengths.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-4:
-        raise stop(path, "bad-affine", f"directions and spacing give no grid: {affine[:3].round(4).tolist()}", "Export it again")
-    if not known:
-        note = Entry("no-world-coordinates", "the header names no directions: the grid has a spacing and no orientation")
+        found = f"directions and spacing give no grid: {affine[:3].round(4).tolist()}"
+        raise stop(path, "bad-affine", found, "Export it again")
+    if not {"space directions", "transformmatrix", "orientation", "rotation"} & set(fields):
+        note = Entry(
+            "no-world-coordinates", "the header names no directions: the grid has a spacing and no orientation"
+        )
         return Geometry(shape, np.diag([*lengths, 1.0]), has_world=False), (), (note,)
+    # Rounded to float32, as DICOM is: a volume and the NIfTI made of it lie on one grid.
     ras = (LPS_TO_RAS @ affine).astype(np.float32).astype(np.float64) + 0.0
     sheared = shear(ras)
     repair = (Entry("sheared-grid", f"array axes {sheared:.4f} off right angles; the exact affine is kept"),)
     return Geometry(shape, ras), repair if sheared > SHEAR_LIMIT else (), ()
+
+
+def last_line(error: Exception) -> str:
+    """What ITK says at the end of its long messages."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:160]
 
 
 def read_itk(path: Path) -> Volume:
@@ -159,16 +195,15 @@ def read_itk(path: Path) -> Volume:
     Raises:
         CaseError: its claim is not what is there, or it holds more than one number a voxel.
     """
-    import itk  # noqa: PLC0415 - slow to import, and only these files need it
-
     geometry, repairs, notes = itk_geometry(path)
     try:
-        array = np.asarray(itk.array_from_image(itk.imread(str(path))))
-    except (RuntimeError, TypeError) as error:
-        raise stop(path, "unreadable", f"itk cannot read it ({str(error).strip().splitlines()[-1][:120]})") from error
-    array = array.transpose(*range(array.ndim - 1, -1, -1))
+        with quiet_itk() as itk:
+            array = itk.GetArrayFromImage(itk.ReadImage(str(path)))
+    except RuntimeError as error:
+        raise stop(path, "unreadable", f"ITK cannot read it ({last_line(error)})") from error
+    array = array.T
     if array.shape != geometry.shape:
-        raise stop(path, "unreadable", f"itk gave a grid {array.shape}, the header says {geometry.shape}")
+        raise stop(path, "unreadable", f"ITK gave a grid {array.shape}, the header says {geometry.shape}")
     return Volume(array[np.newaxis], geometry, "", itk_name(path), repairs=repairs, notes=notes)
 
 

@@ -1,7 +1,7 @@
 """Volumes into MONAI chains: the loading transform of our chains, and an `ImageReader` for people's own.
 
-MONAI's `LoadImage` tries further readers in silence when one fails, and its NIfTI reader rewrites headers; this calls our
-reader and no other.
+MONAI's `LoadImage` tries further readers in silence when one fails, and its NIfTI reader rewrites headers; this calls
+our reader and no other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from .readers import Source, only_source, read_source
 from .volume import Volume
 
 GRID_TOLERANCE_VOXELS = 0.1
-TORCH_TYPES = {np.dtype(np.uint16): np.dtype(np.int32), np.dtype(np.uint32): np.dtype(np.int64)}
+TORCH_TYPES: dict[np.dtype[Any], np.dtype[Any]] = {
+    np.dtype(np.uint16): np.dtype(np.int32),
+    np.dtype(np.uint32): np.dtype(np.int64),
+}
 
 
 def load(item: str | PathLike[str] | Source, *, channels: bool = False, labels: bool = False) -> Volume:
@@ -64,8 +67,8 @@ def load_channels(items: Sequence[str | PathLike[str] | Source], *, labels: bool
             shapes = f"{first.geometry.shape} and {volume.geometry.shape}"
             found = f"shapes {shapes}" if not np.isfinite(apart) else f"{apart:.2f} voxels apart at the corners"
             raise CaseError(
-                f"{name_of(item)}: another grid than {name_of(items[0])}: {found}, allowed are {GRID_TOLERANCE_VOXELS:g} voxels. "
-                "Register or resample the channels to one grid first",
+                f"{name_of(item)}: another grid than {name_of(items[0])}: {found}, "
+                f"allowed are {GRID_TOLERANCE_VOXELS:g} voxels. Register or resample the channels to one grid first",
                 "channel-grids",
             )
     array = np.concatenate([volume.array for volume in volumes])
@@ -87,8 +90,7 @@ def to_tensor(volume: Volume) -> MetaTensor:
     array = volume.array
     if array.ndim == 3:
         array = array[..., np.newaxis]
-    wanted = TORCH_TYPES.get(array.dtype)
-    array = array.astype(wanted) if wanted else array
+    array = array.astype(TORCH_TYPES.get(array.dtype, array.dtype), copy=False)
     if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
         array = array.copy(order="K")
     affine = torch.from_numpy(np.array(volume.geometry.affine, dtype=np.float64))

@@ -1,8 +1,8 @@
 """NIfTI-1 and NIfTI-2 files: header checked, geometry proved, voxels read to the last byte.
 
 nibabel gives the header's layout; the reading is our own, because a header that contradicts itself has to stop here and
-not be corrected in silence, a gzip stream has to be read to the end so that its checksum is compared, and a header's claim
-has to be held against the file before memory is taken.
+not be corrected in silence, a gzip stream has to be read to the end so that its checksum is compared, and a header's
+claim has to be held against the file before memory is taken.
 """
 
 from __future__ import annotations
@@ -18,16 +18,12 @@ import nibabel as nib
 import numpy as np
 from isal import igzip_lib, isal_zlib
 
-from ..errors import CaseError
-from .geometry import SHEAR_LIMIT, affine_difference, shear
+from .nifti_geometry import proved_geometry, stop
 from .volume import Entry, Geometry, Volume
 
+ISAL_ERROR: Any = igzip_lib.IsalError
 GZIP_MAGIC = b"\x1f\x8b"
 MAGICS = {b"n+1\0": (1, True), b"ni1\0": (1, False), b"n+2\0": (2, True), b"ni2\0": (2, False)}
-GEOMETRIC_FIELDS = (
-    *("srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("pixdim", "sform_code", "qform_code", "xyzt_units"),
-)
 CHUNK = 1 << 20
 MAX_VOXELS = 2**31
 LARGEST_DEFLATE_RATIO = 1040  # deflate cannot pack better than 1032 : 1
@@ -35,7 +31,6 @@ BOMB_RATIO = 200
 BOMB_BYTES = 10**9
 VECTOR_INTENT = 1007
 RGB24, RGBA32 = 128, 2304
-STOP_VOXELS, NOTE_VOXELS = 0.1, 0.01  # sform against qform, at the corners
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +81,8 @@ def unpacked_head(path: Path, size: int = 1024) -> tuple[bytes, bool]:
             return head, False
         try:
             return isal_zlib.decompressobj(wbits=31).decompress(head, size), True
-        except isal_zlib.error:
+        except ISAL_ERROR:
             return b"", True
-
-
-def stop(path: Path, code: str, found: str, way_out: str) -> CaseError:
-    """A refusal that names the file, what was found, and the way on."""
-    return CaseError(f"{path}: {found}. {way_out}", code)
 
 
 def read_header(path: Path, *, affine: str | None = None) -> NiftiHeader:
@@ -122,12 +112,30 @@ def read_header(path: Path, *, affine: str | None = None) -> NiftiHeader:
     shape = stored_shape(path, raw)
     dtype = stored_dtype(path, raw)
     if int(raw["bitpix"]) != dtype.itemsize * 8:
-        notes.append(Entry("bitpix-conflict", f"bitpix {int(raw['bitpix'])} contradicts datatype {dtype}; the datatype was followed"))
+        notes.append(
+            Entry(
+                "bitpix-conflict",
+                f"bitpix {int(raw['bitpix'])} contradicts datatype {dtype}; the datatype was followed",
+            )
+        )
     offset = data_offset(path, raw, single)
     spatial, volumes, channels = split_dimensions(path, raw, shape, repairs)
     geometry = proved_geometry(path, raw, spatial, affine, (repairs, notes))
     return NiftiHeader(
-        *(path, data_path, raw, shape, offset, dtype, gzipped, geometry, volumes, channels, tuple(repairs), tuple(notes))
+        *(
+            path,
+            data_path,
+            raw,
+            shape,
+            offset,
+            dtype,
+            gzipped,
+            geometry,
+            volumes,
+            channels,
+            tuple(repairs),
+            tuple(notes),
+        )
     )
 
 
@@ -153,7 +161,9 @@ def image_file(path: Path) -> Path:
     for suffix in (".img", ".img.gz", ".IMG"):
         if (path.parent / f"{name}{suffix}").is_file():
             return path.parent / f"{name}{suffix}"
-    raise stop(path, "no-img-file", f"the header belongs to {name}.img, which is not there", "Copy both files into one folder")
+    raise stop(
+        path, "no-img-file", f"the header belongs to {name}.img, which is not there", "Copy both files into one folder"
+    )
 
 
 def stored_shape(path: Path, raw: Any) -> tuple[int, ...]:
@@ -166,7 +176,7 @@ def stored_shape(path: Path, raw: Any) -> tuple[int, ...]:
 
 
 def stored_dtype(path: Path, raw: Any) -> np.dtype:
-    """The voxel type; colour and complex numbers are refused, except for the colour of a picture without world coordinates."""
+    """The voxel type; colour (but of a picture without world coordinates) and complex numbers are refused."""
     code = int(raw["datatype"])
     try:
         dtype = raw.get_data_dtype()
@@ -175,7 +185,12 @@ def stored_dtype(path: Path, raw: Any) -> np.dtype:
     picture = int(raw["sform_code"]) == 0 and int(raw["qform_code"]) == 0 and code == RGB24
     if dtype.kind in "iuf" or picture:
         return dtype
-    names = {RGB24: "RGB24 (a colour overlay)", RGBA32: "RGBA32 (a colour overlay)", 32: "complex64", 1792: "complex128"}
+    names = {
+        RGB24: "RGB24 (a colour overlay)",
+        RGBA32: "RGBA32 (a colour overlay)",
+        32: "complex64",
+        1792: "complex128",
+    }
     found = f"datatype {code}{' is ' + names[code] if code in names else ''}; expected whole or real numbers"
     raise stop(path, "bad-datatype", found, "Export the grey values (or the magnitude) as NIfTI")
 
@@ -186,15 +201,24 @@ def data_offset(path: Path, raw: Any, single: bool) -> int:
     least = int(raw.single_vox_offset) if single else 0
     offset = least if value == 0 else value
     if not np.isfinite(offset) or offset < least or offset != int(offset) or offset > 2**40:
-        raise stop(path, "bad-offset", f"vox_offset is {value:g}, expected a whole number from {least} up", "Export the file again")
+        raise stop(
+            path,
+            "bad-offset",
+            f"vox_offset is {value:g}, expected a whole number from {least} up",
+            "Export the file again",
+        )
     return int(offset)
 
 
-def split_dimensions(path: Path, raw: Any, shape: tuple[int, ...], repairs: list[Entry]) -> tuple[tuple[int, ...], int, int]:
+def split_dimensions(
+    path: Path, raw: Any, shape: tuple[int, ...], repairs: list[Entry]
+) -> tuple[tuple[int, ...], int, int]:
     """Spatial shape, number of volumes (time points), number of declared channels."""
     spatial, rest = shape[:3], shape[3:]
     if rest and max(rest) == 1:
-        repairs.append(Entry("trailing-dimension", f"{len(rest)} trailing dimension(s) of length 1 dropped from {shape}"))
+        repairs.append(
+            Entry("trailing-dimension", f"{len(rest)} trailing dimension(s) of length 1 dropped from {shape}")
+        )
         return spatial, 1, 1
     if not rest:
         return spatial, 1, 1
@@ -206,134 +230,6 @@ def split_dimensions(path: Path, raw: Any, shape: tuple[int, ...], repairs: list
     raise stop(path, "too-many-dimensions", found, "Give one 3D or 4D file for each image")
 
 
-def quaternion_affine(raw: Any) -> np.ndarray:
-    """The qform as the standard defines it; NaN where it is not defined."""
-    b, c, d = (np.float64(raw[f"quatern_{name}"]) for name in "bcd")
-    rest = 1.0 - (b * b + c * c + d * d)
-    pixdim = np.asarray(raw["pixdim"], dtype=np.float64)
-    if not np.isfinite(rest) or rest < -1e-5 or not np.all(pixdim[1:4] > 0):
-        return np.full((4, 4), np.nan)
-    if rest < 1e-7:  # a half turn: scale (b, c, d) to length 1
-        length = np.sqrt(b * b + c * c + d * d)
-        a, b, c, d = 0.0, b / length, c / length, d / length
-    else:
-        a = np.sqrt(rest)
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * pixdim[1:4] * [1, 1, -1 if pixdim[0] < 0 else 1]
-    affine[:3, 3] = [raw[f"qoffset_{name}"] for name in "xyz"]
-    return affine
-
-
-def usable(affine: np.ndarray) -> bool:
-    """Finite and not singular."""
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(np.all(np.isfinite(affine)) and np.all(lengths > 0) and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-4)
-
-
-def freed_of_shear(affine: np.ndarray) -> list[np.ndarray]:
-    """What a qform can hold of a sheared sform: third axis made perpendicular, and the nearest rotation."""
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    first, second = affine.copy(), affine.copy()
-    normal = np.cross(affine[:3, 0], affine[:3, 1])
-    normal /= np.linalg.norm(normal)
-    along = float(affine[:3, 2] @ normal)
-    first[:3, 2] = normal * along
-    left, _, right = np.linalg.svd(affine[:3, :3] / lengths)
-    second[:3, :3] = (left @ right) * lengths
-    third = first.copy()
-    third[:3, 2] = normal * np.sign(along) * lengths[2]
-    return [first, second, third]
-
-
-def proved_geometry(
-    path: Path, raw: Any, spatial: tuple[int, ...], choice: str | None, said: tuple[list[Entry], list[Entry]]
-) -> Geometry:
-    """The grid's place: sform and qform held against each other."""
-    repairs, notes = said
-    fields = {name: np.asarray(raw[name]).astype(np.asarray(raw[name]).dtype.newbyteorder("=")) for name in GEOMETRIC_FIELDS}
-    sform_code, qform_code = int(raw["sform_code"]), int(raw["qform_code"])
-    sform = np.vstack([*(np.asarray(raw[f"srow_{axis}"], dtype=np.float64) for axis in "xyz"), [0, 0, 0, 1]])
-    qform = quaternion_affine(raw)
-    if choice not in (None, "sform", "qform"):
-        raise ValueError(f"affine must be 'sform' or 'qform', got {choice!r}")
-    if choice and not (sform_code if choice == "sform" else qform_code):
-        raise stop(path, "no-such-affine", f"--affine {choice} was asked for, and {choice}_code is 0", "Take the other one")
-    if not sform_code and not qform_code:
-        return without_world(raw, spatial, fields, notes)
-    if (choice or ("sform" if sform_code else "qform")) == "sform":
-        name, matrix, field = "sform", sform, "srow_x, srow_y, srow_z"
-    else:
-        name, matrix, field = "qform", qform, "pixdim[1..3], quatern_b, c, d"
-    if not usable(matrix):
-        found = f"{name}_code is {sform_code if name == 'sform' else qform_code}, and {field} give no grid: {field_text(raw, name)}"
-        raise stop(path, "bad-affine", found, "Export the file again, or name the other one with --affine where it holds")
-    if choice:
-        notes.append(Entry("affine-chosen", f"{choice} was taken as the user said"))
-    elif sform_code and qform_code:
-        compare_forms(path, spatial, (sform, qform), notes)
-    matrix = in_millimetres(raw, matrix, repairs, notes)
-    if shear(matrix) > SHEAR_LIMIT:
-        repairs.append(Entry("sheared-grid", f"array axes {shear(matrix):.4f} off right angles; the exact affine is kept"))
-    return Geometry(spatial, matrix, nifti_fields=fields)
-
-
-def field_text(raw: Any, name: str) -> str:
-    """The geometric fields as numbers, for a message."""
-    if name == "sform":
-        return str([[round(float(value), 4) for value in raw[f"srow_{axis}"]] for axis in "xyz"])
-    numbers = [round(float(raw[f"quatern_{axis}"]), 4) for axis in "bcd"]
-    return f"pixdim {[round(float(value), 4) for value in raw['pixdim'][1:4]]}, quaternion {numbers}"
-
-
-def compare_forms(path: Path, spatial: tuple[int, ...], forms: tuple[np.ndarray, np.ndarray], notes: list[Entry]) -> None:
-    """Stop where sform and qform place the corners more than 0.1 voxel apart."""
-    sform, qform = forms
-    apart = affine_difference(spatial, sform, qform)
-    if apart <= NOTE_VOXELS:
-        return
-    if apart <= STOP_VOXELS:
-        notes.append(Entry("sform-qform-differ", f"sform and qform are {apart:.3f} voxels apart at the corners; sform was taken"))
-        return
-    if shear(sform) > SHEAR_LIMIT and min(affine_difference(spatial, free, qform) for free in freed_of_shear(sform)) <= STOP_VOXELS:
-        notes.append(Entry("qform-without-shear", "qform is the sform without its shear; sform was taken"))
-        return
-    size = f"{apart:.1f} voxels apart at the corners" if np.isfinite(apart) else "apart: the qform gives no grid"
-    raise stop(
-        path,
-        "sform-qform-conflict",
-        f"sform and qform are {size}, allowed are {STOP_VOXELS:g} voxels",
-        "Say which one holds with --affine sform or --affine qform",
-    )
-
-
-def without_world(raw: Any, spatial: tuple[int, ...], fields: dict[str, Any], notes: list[Entry]) -> Geometry:
-    """A grid of both codes 0: spacing, and no place."""
-    pixdim = np.asarray(raw["pixdim"], dtype=np.float64)[1:4]
-    affine = np.diag([*(value if np.isfinite(value) and value > 0 else 1.0 for value in pixdim), 1.0])
-    notes.append(Entry("no-world-coordinates", "sform_code and qform_code are 0: the grid has a spacing and no place or orientation"))
-    return Geometry(spatial, affine, nifti_fields=fields, has_world=False)
-
-
-def in_millimetres(raw: Any, affine: np.ndarray, repairs: list[Entry], notes: list[Entry]) -> np.ndarray:
-    """Apply xyzt_units."""
-    unit = int(raw["xyzt_units"]) & 7
-    if unit in (1, 3):
-        factor, name = (1000.0, "metre") if unit == 1 else (0.001, "micron")
-        repairs.append(Entry("units", f"xyzt_units says {name}; the affine was turned into mm"))
-        return np.vstack([affine[:3] * factor, affine[3]])
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if unit not in (1, 2, 3) and (spacing.min() < 0.02 or spacing.max() > 50):
-        notes.append(Entry("units-unknown", f"xyzt_units names no unit; mm assumed, which makes the spacing {spacing.round(4).tolist()} mm"))
-    return affine
-
-
 def check_size(header: NiftiHeader, max_voxels: int | None) -> None:
     """Hold the header's claim against the file before any memory is taken."""
     claim = header.offset + header.data_bytes
@@ -341,14 +237,18 @@ def check_size(header: NiftiHeader, max_voxels: int | None) -> None:
     voxels = header.data_bytes // header.dtype.itemsize
     fail = partial(stop, header.path, way_out="Copy the file again from its source")
     if not header.gzipped and size != claim:
-        raise fail("truncated" if size < claim else "data-length", f"the header claims {claim} bytes, the file has {size}")
+        raise fail(
+            "truncated" if size < claim else "data-length", f"the header claims {claim} bytes, the file has {size}"
+        )
     if header.gzipped and claim > size * LARGEST_DEFLATE_RATIO:
         raise fail("truncated", f"the header claims {claim} bytes, more than {size} bytes of gzip can hold")
     limit = max_voxels or MAX_VOXELS
     if voxels > limit:
         raise stop(header.path, "too-large", f"{voxels} voxels, limit {limit}", "Raise the limit with --max-voxels")
     if header.gzipped and not max_voxels and claim > BOMB_BYTES and claim > BOMB_RATIO * size:
-        found = f"needs {claim / 1e9:.1f} GB unpacked from {size / 1e6:.1f} MB, limit 1.0 GB at a ratio above {BOMB_RATIO}"
+        found = (
+            f"needs {claim / 1e9:.1f} GB unpacked from {size / 1e6:.1f} MB, limit 1.0 GB at a ratio above {BOMB_RATIO}"
+        )
         raise stop(header.path, "gzip-bomb", found, "Where the file is to be trusted, name --max-voxels")
 
 
@@ -373,7 +273,7 @@ def stored_voxels(header: NiftiHeader, max_voxels: int | None) -> tuple[np.ndarr
 def unpack_into(header: NiftiHeader, file: BinaryIO, buffer: np.ndarray) -> tuple[Entry, ...]:
     """Unpack gzip to its end, so that every checksum is compared; the voxels go to `buffer`, nothing else is kept."""
     skip, filled, total = header.offset, 0, buffer.size
-    target = memoryview(buffer)
+    target = buffer.data
     fail = partial(stop, header.path, way_out="Copy the file again from its source")
     try:
         packed = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -389,7 +289,7 @@ def unpack_into(header: NiftiHeader, file: BinaryIO, buffer: np.ndarray) -> tupl
             at += len(given)
             try:
                 data = member.decompress(given, 4 * CHUNK)
-            except igzip_lib.IsalError as error:
+            except ISAL_ERROR as error:
                 raise fail("damaged-gzip", f"the gzip stream is damaged ({error}) near byte {at}") from error
             if skip:
                 step = min(skip, len(data))
@@ -431,7 +331,12 @@ def scaled(header: NiftiHeader, array: np.ndarray) -> np.ndarray:
     if slope == 0 or np.isnan(slope):
         return array
     if not np.isfinite(slope) or not np.isfinite(inter):
-        raise stop(header.path, "bad-scaling", f"scl_slope {slope:g}, scl_inter {inter:g}; expected numbers", "Export the file again")
+        raise stop(
+            header.path,
+            "bad-scaling",
+            f"scl_slope {slope:g}, scl_inter {inter:g}; expected numbers",
+            "Export the file again",
+        )
     if slope == 1 and inter == 0:
         return array
     if array.dtype.kind in "iu" and whole(slope) and whole(inter):
@@ -460,7 +365,12 @@ def not_finite_note(array: np.ndarray) -> tuple[Entry, ...]:
 
 
 def read_nifti(
-    path: Path, part: int | None = None, *, affine: str | None = None, channels: bool = False, max_voxels: int | None = None
+    path: Path,
+    part: int | None = None,
+    *,
+    affine: str | None = None,
+    channels: bool = False,
+    max_voxels: int | None = None,
 ) -> Volume:
     """Read one volume.
 
@@ -476,7 +386,12 @@ def read_nifti(
     header = read_header(path, affine=affine)
     if header.volumes > 1 and part is None and not channels:
         found = f"4D, {header.volumes} volumes where one is expected"
-        raise stop(path, "several-volumes", found, "Choose one (--time first or a number), or declare the fourth dimension as channels")
+        raise stop(
+            path,
+            "several-volumes",
+            found,
+            "Choose one (--time first or a number), or declare the fourth dimension as channels",
+        )
     array, read_notes = stored_voxels(header, max_voxels)
     spatial = header.geometry.shape
     if array.dtype.fields is not None:
@@ -484,7 +399,12 @@ def read_nifti(
     array = array.reshape((*spatial, header.volumes * header.channels), order="F")
     if part is not None:
         if not 0 <= part < header.volumes:
-            raise stop(path, "no-such-part", f"volume {part} was asked for, the file holds 0 to {header.volumes - 1}", "Choose another")
+            raise stop(
+                path,
+                "no-such-part",
+                f"volume {part} was asked for, the file holds 0 to {header.volumes - 1}",
+                "Choose another",
+            )
         array = array[..., part : part + 1]
     array = np.moveaxis(scaled(header, array), -1, 0)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
@@ -497,7 +417,9 @@ def read_nifti(
 def colour_picture(header: NiftiHeader, array: np.ndarray) -> Volume:
     """RGB24 without world coordinates: a picture of three channels."""
     if len([size for size in header.shape if size > 1]) > 2:
-        raise stop(header.path, "bad-datatype", f"RGB24 voxels in a volume {header.shape}", "Export the grey values as NIfTI")
+        raise stop(
+            header.path, "bad-datatype", f"RGB24 voxels in a volume {header.shape}", "Export the grey values as NIfTI"
+        )
     flat = array.reshape(header.shape[:2], order="F")
     stacked = np.stack([flat[name] for name in ("R", "G", "B")])
     geometry = Geometry(stacked.shape[1:], header.geometry.affine, header.geometry.nifti_fields, has_world=False)

@@ -1,7 +1,9 @@
 """Training patches: where to look, and one affine sampling of the volume there.
 
-Mirroring, rotation and scaling are one matrix, and the patch is sampled with it straight from the stored volume: only the
-block that the warped patch touches is read, and every voxel is interpolated once. Without rotation and scaling the patch is
+Mirroring, rotation and scaling are one matrix, and the patch is sampled with it straight from the stored volume:
+only the
+block that the warped patch touches is read, and every voxel is interpolated once. Without rotation and scaling the
+patch is
 a plain crop. Everything random is drawn from the transform's own state first and applied by plain functions.
 """
 
@@ -21,7 +23,7 @@ from torch.nn import functional
 def draw_start(
     shape: Sequence[int], patch: Sequence[int], focus: np.ndarray | None, state: np.random.RandomState
 ) -> tuple[int, ...]:
-    """First voxel of a patch: uniform, or with `focus` (a voxel) somewhere inside, near the middle where the border allows it.
+    """First voxel of a patch: uniform, or with the voxel `focus` in its middle, as far as the border allows.
 
     An axis on which the volume is smaller than the patch is centred (the start is negative).
     """
@@ -37,7 +39,7 @@ def draw_start(
     return tuple(start)
 
 
-def rotation(angles: Sequence[float]) -> np.ndarray:
+def rotation(angles: Sequence[float] | np.ndarray) -> np.ndarray:
     """Rotation matrix (3, 3): about x, then y, then z, angles in radians."""
     matrix = np.eye(3)
     for axis, angle in enumerate(angles):
@@ -70,7 +72,8 @@ def sample_patch(
     low = np.clip(np.floor(middle - reach).astype(int), 0, shape - 1)
     high = np.clip(np.ceil(middle + reach).astype(int) + 1, low + 1, shape)
     block = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    pixels = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *block)], dtype=np.float32))
+    whole = (slice(None), *block)
+    pixels = torch.from_numpy(np.ascontiguousarray(image[whole], np.float32))
     truth = torch.from_numpy(np.ascontiguousarray(labels[block]).astype(np.int64))
     if np.array_equal(np.abs(matrix), np.eye(3)):
         return _mirrored_crop(pixels, truth, np.asarray(start) - low, patch, np.diag(matrix) < 0)
@@ -107,14 +110,15 @@ def _mirrored_crop(
 class DrawPatch(Randomizable, MapTransform):
     """Draw one training patch from a case, warped by one random matrix.
 
-    The sample holds `image` (C, X, Y, Z) and `labels` (X, Y, Z), anything that slices, and `foreground`, voxel coordinates
-    (n, 3) by class; `force_foreground` (bool) says whether a class must be in the patch. Out come tensors of the patch's size.
+    The sample holds `image` (C, X, Y, Z) and `labels` (X, Y, Z), anything that slices; `foreground`, voxels (n, 3) by
+    class; and `force_foreground`, whether a class must be in the patch. Out come tensors of the patch's size.
 
     Args:
         patch: three sizes in voxels; a slice model has 1 along the slice axis.
         spacing_mm: of the grid, so that a rotation turns millimetres and not voxels.
         mirror_axes: each is flipped with probability 1/2.
-        rotation_degrees: uniform in [-r, r] about each axis; only in the plane of the two long axes where the patch is flat.
+        rotation_degrees: uniform in [-r, r] about each axis; only in the plane of the two long axes where the patch
+            is flat.
         rotation_probability: of turning at all.
         scale: factor drawn log-uniformly from [1 / (1 + s), 1 + s].
         scale_probability: of scaling at all.

@@ -39,11 +39,15 @@ def read_picture(path: Path, *, labels: bool = False) -> Volume:
     with opened(path) as image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
-            raise CaseError(f"{path}: {frames} frames in one file; frames are not stacked. Split it into one file a frame", "film")
+            raise CaseError(
+                f"{path}: {frames} frames in one file; frames are not stacked. Split it into one file a frame", "film"
+            )
         try:
             rows, notes = pixels(image, labels)
         except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise CaseError(f"{path}: the picture is cut off or damaged ({error}). Copy it again", "truncated") from error
+            raise CaseError(
+                f"{path}: the picture is cut off or damaged ({error}). Copy it again", "truncated"
+            ) from error
     array = np.moveaxis(rows[..., np.newaxis] if rows.ndim == 2 else rows, (2, 1, 0), (0, 1, 2))
     note = Entry("no-world-coordinates", "a picture: pixels have no place in the world")
     geometry = Geometry(tuple(array.shape[1:]), np.eye(4), has_world=False)

@@ -1,6 +1,6 @@
 """What lies behind a path, and how it is read: files by what they hold and not by their names, DICOM by its UIDs.
 
-`find_sources` reads headers only; `read_source` reads one volume. A failure is a failure: no second reader is ever tried.
+`find_sources` reads headers only; `read_source` reads one volume. A failure is a failure: no second reader is tried.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +18,7 @@ from ..errors import CaseError, UsageError
 from .dicom import PICTURE_CLASSES, VOLUME_CLASSES, DirectoryFileError, Slice, SliceError, is_dicom, read_header
 from .dicom_pixels import read_stack
 from .dicom_series import SortedSeries, Stack, sort_series
-from .itk_files import is_itk_file, itk_geometry, itk_name, read_itk
+from .itk_files import check_claim, is_itk_file, itk_geometry, itk_name, read_itk
 from .nifti import GZIP_MAGIC, base_name, is_nifti, read_nifti, unpacked_head
 from .nifti import read_header as read_nifti_header
 from .pictures import is_picture, picture_name, picture_shape, read_picture
@@ -28,11 +26,41 @@ from .volume import Entry, Geometry, Volume
 
 RUBBISH_NAMES = re.compile(r"(?i)^(\..*|thumbs\.db|desktop\.ini|dicomdir|readme.*|license.*|licence.*|copying)$")
 RUBBISH_SUFFIXES = (
-    *(".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".tsv", ".xml", ".html", ".htm", ".pdf", ".log", ".bval", ".bvec", ".part"),
+    *(
+        ".txt",
+        ".md",
+        ".json",
+        ".yaml",
+        ".yml",
+        ".csv",
+        ".tsv",
+        ".xml",
+        ".html",
+        ".htm",
+        ".pdf",
+        ".log",
+        ".bval",
+        ".bvec",
+        ".part",
+    ),
     *(".py", ".sh", ".exe", ".inf", ".ini", ".jar", ".doc", ".docx", ".xls", ".xlsx", ".sha256", ".md5", ".lnk", ".db"),
 )
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", ".dic", ".img", "")
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif")
+VOLUME_SUFFIXES = (
+    ".nii",
+    ".nii.gz",
+    ".hdr",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".tif",
+    ".tiff",
+    ".gif",
+)
 
 
 @dataclass(frozen=True)
@@ -154,7 +182,7 @@ class Finder:
         elif is_picture(head):
             self.add_file("picture", file, picture_name(file), lambda: picture_shape(file)[0])
         elif is_itk_file(head):
-            self.add_file("itk", file, itk_name(file), lambda: itk_geometry(file)[0].shape)
+            self.add_file("itk", file, itk_name(file), lambda: check_claim(file)[1])
         elif is_dicom(head):
             self.add_dicom(file)
         else:
@@ -199,7 +227,9 @@ class Finder:
             self.sources.append(Source("nifti", files, name, shape=header.geometry.shape))
         else:
             for part in range(header.volumes):
-                self.sources.append(Source("nifti", files, f"{name}_t{part:03d}", shape=header.geometry.shape, part=part))
+                self.sources.append(
+                    Source("nifti", files, f"{name}_t{part:03d}", shape=header.geometry.shape, part=part)
+                )
 
     def add_file(self, kind: str, file: Path, name: str, shape: Callable[[], tuple[int, ...]]) -> None:
         """A file that is one volume by itself."""
@@ -215,14 +245,20 @@ class Finder:
         if suffix == ".img" and any(file.with_suffix(end).is_file() for end in (".hdr", ".HDR")):
             return
         if suffix in VOLUME_SUFFIXES or self.alone:
-            found = "the file is empty (0 bytes)" if not head else f"not an image in a format that is read (starts with {head[:8]!r})"
+            found = (
+                "the file is empty (0 bytes)"
+                if not head
+                else f"not an image in a format that is read (starts with {head[:8]!r})"
+            )
             message = f"{file}: {found}. Copy it again from its source"
             self.stopped.append(Stopped((file,), "empty-file" if not head else "unknown-format", message))
         elif suffix in RUBBISH_SUFFIXES:
             self.rubbish += 1
         elif suffix in DICOM_SUFFIXES or suffix.lstrip(".").isdecimal():
             found = "the file is empty (0 bytes)" if not head else "no DICOM header"
-            error = CaseError(f"{file}: {found}. Copy it again from its source", "empty-file" if not head else "not-dicom")
+            error = CaseError(
+                f"{file}: {found}. Copy it again from its source", "empty-file" if not head else "not-dicom"
+            )
             self.broken.append((file, error))
         else:
             self.listed.append(NotAVolume((file,), "no image in a format that is read"))
@@ -252,8 +288,8 @@ class Finder:
         """Take over what one series holds."""
         for stack in result.stacks:
             modality = stack.slices[0].modality
-            said = {"repairs": stack.repairs, "notes": stack.notes}
-            self.sources.append(Source("dicom", stack.files, "", stack.series, modality, stack.shape, **said))
+            found = Source("dicom", stack.files, "", stack.series, modality, stack.shape)
+            self.sources.append(replace(found, repairs=stack.repairs, notes=stack.notes))
         self.stopped += [Stopped(files, error.code, str(error)) for files, error in result.stopped]
         self.listed += [NotAVolume(files, reason) for files, reason in result.listed]
 
@@ -287,15 +323,19 @@ class Finder:
 
     def stop_scrambled(self, stacks: list[Stack]) -> None:
         """Three or more series of one slice each with one SeriesNumber: an anonymiser gave each file its own UID."""
-        alike = [stack for stack in stacks if stack.shape == stacks[0].shape and stack.slices[0].orientation == stacks[0].slices[0].orientation]
+        alike = [
+            stack
+            for stack in stacks
+            if stack.shape == stacks[0].shape and stack.slices[0].orientation == stacks[0].slices[0].orientation
+        ]
         if len(alike) < 3 or len({stack.slices[0].position for stack in alike}) < len(alike):
             return
         names = {stack.series for stack in alike}
         self.sources = [source for source in self.sources if source.series not in names]
         files = tuple(file for stack in alike for file in stack.files)
         message = (
-            f"{files[0].parent}: {len(alike)} series of 1 slice each: SeriesInstanceUID looks scrambled, so nothing says which slices "
-            "belong together. Fetch the series with its own UIDs"
+            f"{files[0].parent}: {len(alike)} series of 1 slice each: SeriesInstanceUID looks scrambled, so nothing "
+            "says which slices belong together. Fetch the series with its own UIDs"
         )
         self.stopped.append(Stopped(files, "scrambled-uids", message))
 
@@ -314,9 +354,13 @@ def read_source(source: Source, *, affine: str | None = None, max_voxels: int | 
             return read_nifti(file, source.part, affine=affine, max_voxels=max_voxels)
         return read_picture(file) if source.kind == "picture" else read_itk(file)
     except OSError as error:
-        raise CaseError(f"{error.filename or file}: cannot be read ({error.strerror or error}). Check the disk", "unreadable") from error
+        raise CaseError(
+            f"{error.filename or file}: cannot be read ({error.strerror or error}). Check the disk", "unreadable"
+        ) from error
     except MemoryError as error:
-        raise CaseError(f"{file}: no memory for its voxels ({source.shape}). Free memory, or cut it smaller", "memory") from error
+        raise CaseError(
+            f"{file}: no memory for its voxels ({source.shape}). Free memory, or cut it smaller", "memory"
+        ) from error
 
 
 def dicom_stack(source: Source) -> Stack:
@@ -330,7 +374,9 @@ def dicom_stack(source: Source) -> Stack:
         return replace(stacks[0], series=source.series or stacks[0].series, repairs=repairs, notes=notes)
     if result.stopped:
         raise result.stopped[0][1]
-    raise CaseError(f"{source.files[0].parent}: the series changed while it was read. Run again when it is complete", "changed")
+    raise CaseError(
+        f"{source.files[0].parent}: the series changed while it was read. Run again when it is complete", "changed"
+    )
 
 
 def only_source(path: Path) -> Source:
@@ -347,7 +393,8 @@ def only_source(path: Path) -> Source:
         raise CaseError(f"{first.message}{more}", first.code)
     if len(found.sources) != 1:
         raise CaseError(
-            f"{path} holds {len(found.sources)} volumes, expected exactly one. Give the file or the folder of one series",
+            f"{path} holds {len(found.sources)} volumes, expected exactly one. "
+            "Give the file or the folder of one series",
             "several-volumes" if found.sources else "no-volume",
         )
     return found.sources[0]
@@ -379,10 +426,3 @@ def source_geometry(source: Source) -> tuple[Geometry, int]:
     first = stack.slices[0]
     colour = stack.picture and (first.samples > 1 or first.photometric == "PALETTE COLOR")
     return Geometry(stack.shape, stack.affine, has_world=not stack.picture), 3 if colour else 1
-
-
-def __getattr__(name: str) -> Any:
-    """`LoadVolume` and `VolumeReader` live in `loading.py`, so that this module stands without torch."""
-    if name in ("LoadVolume", "VolumeReader"):
-        return getattr(import_module(".loading", __package__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 EXACT_VOXELS = 0.01  # corners closer than this lie on voxel centres
 SNAP_VOXELS = 1e-3  # a term that moves a coordinate by less than this over the whole grid is rounding
@@ -192,23 +192,28 @@ def _block(
 
 
 def _top_between(scores: Tensor, points: Sequence[Tensor], corners: Sequence[Tensor]) -> Tensor:
-    """Class of the largest score, interpolated linearly at points of the network's grid."""
-    flat = scores.flatten(1)
+    """Class of the largest score, interpolated linearly at points of the network's grid.
+
+    A point is a weighted sum of eight rows of a table (voxels, K), which is what `embedding_bag` computes in one pass.
+    """
     planes, rows, columns = scores.shape[1:]
+    table = scores.flatten(1).T.contiguous()
     top = torch.empty(len(points[0]), dtype=torch.long, device=scores.device)
     for first in range(0, len(top), POINTS):
         part = slice(first, first + POINTS)
-        lower = [corner[part] for corner in corners]
-        upper = [(low + 1).clamp(max=size - 1) for low, size in zip(lower, (planes, rows, columns), strict=True)]
-        weight = [(point[part] - low).float() for point, low in zip(points, lower, strict=True)]
-        total = torch.zeros(len(flat), len(lower[0]), device=scores.device)
-        for ends in product((0, 1), repeat=3):
-            i, j, k = ((upper if end else lower)[axis] for axis, end in enumerate(ends))
-            share = torch.ones_like(weight[0])
-            for axis, end in enumerate(ends):
-                share = share * (weight[axis] if end else 1 - weight[axis])
-            total.addcmul_(flat.index_select(1, (i * rows + j) * columns + k), share)
-        top[part] = _top(total)
+        index = torch.zeros(1, 1, dtype=torch.long, device=scores.device)
+        weights = torch.ones(1, 1, device=scores.device)
+        for point, corner, size, stride in zip(
+            points, corners, (planes, rows, columns), (rows * columns, columns, 1), strict=True
+        ):
+            low = corner[part]
+            above = (point[part] - low).float()
+            ends = torch.stack([low, (low + 1).clamp(max=size - 1)], dim=1) * stride
+            shares = torch.stack([1 - above, above], dim=1)
+            index = (index.unsqueeze(2) + ends.unsqueeze(1)).flatten(1)
+            weights = (weights.unsqueeze(2) * shares.unsqueeze(1)).flatten(1)
+        total = functional.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
+        top[part] = total.max(dim=1).indices
     return top
 
 

@@ -30,9 +30,9 @@ class Geometry:
     Args:
         shape: spatial shape, (X, Y, Z) or (X, Y).
         affine: (4, 4) float64, voxel index to RAS+ mm.
-        nifti_fields: the geometric fields of a NIfTI header exactly as stored (srow_x, srow_y, srow_z, quatern_b, quatern_c,
-            quatern_d, qoffset_x, qoffset_y, qoffset_z, pixdim, sform_code, qform_code, xyzt_units), empty for other sources;
-            the writer copies them so that labels come back bit-equal.
+        nifti_fields: the geometric fields of a NIfTI header exactly as stored (srow_*, quatern_*, qoffset_*, pixdim,
+            sform_code, qform_code, xyzt_units), empty for other sources; the writer copies them so that labels come
+            back bit-equal.
         has_world: False for pictures, whose pixels have no place in the world (both NIfTI codes are written as 0).
     """
 
@@ -57,7 +57,7 @@ class Volume:
         geometry: shape and place.
         modality: DICOM's word ("CT", "MR", "PT", "US", ...), "picture", or "" where the source does not say.
         name: base name of a file without its suffixes ("" for DICOM, whose name is a hashed id given later).
-        series: what identifies the source within its archive (SeriesInstanceUID and split part); never written out unhashed.
+        series: what identifies the source in its archive (SeriesInstanceUID, split part); never written out unhashed.
         repairs: exact automatic corrections that were made.
         notes: warnings that a reader of the result should know.
         facts: acquisition facts without identifiers, BIDS names where they exist (`RepetitionTime`, `KVP`, ...).

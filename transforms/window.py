@@ -51,7 +51,7 @@ class Normalise(MapTransform):
 
     Args:
         keys: of images (C, X, Y, Z).
-        channels: for each channel the plan's values: kind (window, zscore, zscore_nonzero, rescale), low, high, mean, std.
+        channels: for each channel the plan's values (kind, low, high, mean, std), see `normalise`.
     """
 
     def __init__(self, keys: Sequence[str], channels: Sequence[Mapping[str, Any]]) -> None:

@@ -1,8 +1,8 @@
 """Files written whole or not at all: NIfTI volumes and label maps, PNG label maps, JSON and text.
 
 Every file is written to a temporary name in its own folder, synced, and renamed; a reader never sees half of one.
-NIfTI is written here and not by nibabel's `save`, for three reasons: the geometric header fields of a NIfTI source come back
-bit for bit, gzip goes through ISA-L (five times faster), and voxels leave slab by slab without a second copy of the volume.
+NIfTI is written here and not by nibabel's `save`, for three reasons: the geometric header fields of a NIfTI source come
+back bit for bit, gzip goes through ISA-L (five times faster), and voxels leave slab by slab without a second copy.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
 
 
 def write_volume(path: Path, volume: Volume) -> None:
-    """Write a volume: one channel as 3D (2D for a picture), colour of a picture as RGB24, other channels as the fourth dimension."""
+    """Write a volume: one channel as it is, colour of a picture as RGB24, other channels as the fourth dimension."""
     array, geometry = volume.array, volume.geometry
     shape = tuple(geometry.shape)
     if tuple(array.shape[1:]) != shape:
@@ -147,9 +147,11 @@ def write_volume(path: Path, volume: Volume) -> None:
 
 
 def fields_hold(geometry: Geometry) -> bool:
-    """Whether the header fields of a NIfTI source still say what the geometry says: not after a change of units or of the form."""
+    """Whether a NIfTI source's header fields still say what the geometry says: not after a change of units or form."""
     fields = geometry.nifti_fields
     if not fields or int(fields["xyzt_units"]) & 7 in (1, 3):
+        return False
+    if not np.all(np.asarray(fields["pixdim"])[1 : len(geometry.shape) + 1] > 0):
         return False
     if not geometry.has_world or int(fields["sform_code"]) == 0:
         return True
@@ -193,7 +195,7 @@ def blocks(header: nib.Nifti1Header, data: np.ndarray, dtype: np.dtype) -> Itera
 
 
 def fortran_order(slab: np.ndarray, dtype: np.dtype) -> memoryview:
-    """The bytes of a slab, first axis fastest; arrays in C order are turned block by block, which is three times faster."""
+    """The bytes of a slab, first axis fastest; C order is turned block by block, which is three times faster."""
     turned = slab.T
     if not turned.flags.c_contiguous or turned.dtype != dtype:
         block = max(1, BLOCK_BYTES // max(1, slab[:1].nbytes))
@@ -236,7 +238,9 @@ def write_picture_labels(path: Path, labels: np.ndarray) -> None:
     """Write the labels (X, Y) of a picture as a grey PNG of 8 or 16 bits, values as they are."""
     dtype = smallest_label_type(labels)
     if labels.ndim != 2 or dtype.itemsize > 2:
-        raise ValueError(f"{path.name}: a PNG label map is (X, Y) with values up to 65535, got {labels.shape} of {dtype}")
+        raise ValueError(
+            f"{path.name}: a PNG label map is (X, Y) with values up to 65535, got {labels.shape} of {dtype}"
+        )
     if path.suffix.lower() != ".png":
         raise CaseError(f"{path}: labels of pictures are written as .png; give a name that ends so", "output-name")
     rows = np.ascontiguousarray(labels.T.astype(dtype))

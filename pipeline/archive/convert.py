@@ -78,7 +78,7 @@ def convert(
     if name is not None and target.name.endswith((".nii", ".nii.gz")) and not target.is_dir():
         raise UsageError(f"--name {name!r}: {target} is already the name; give a folder, or leave --name out")
     found = find_sources(root)
-    settings = {"input": str(root.resolve()), "name": name, "salt": _salt_mark(salt)}
+    settings = {"input": root.resolve().name, "name": name, "salt": _salt_mark(salt)}
     with OutputFolder(target, "convert", settings, overwrite) as folder:
         secret = salt_of(target, Path(salt) if salt is not None else None)
         jobs = _jobs(found, root, folder, secret, name)
@@ -189,11 +189,15 @@ def _jobs(found: Found, root: Path, folder: OutputFolder, salt: str, template: s
 def _convert_all(folder: OutputFolder, jobs: Sequence[Job], root: Path, workers: int | None) -> None:
     left = []
     for job in jobs:
+        record = folder.records.get(job.case)
         try:
-            done = job.case in folder.records and folder.is_done(job.case, digest_of(job.source.files))
+            digest = digest_of(job.source.files) if record is not None else ""
         except OSError:
-            done = False  # an input that cannot be read is stopped below, with the others
-        if not done:
+            digest = ""  # an input that cannot be read is stopped below, with the others
+        if record is not None and digest not in ("", record["inputs"]):
+            first = relative(job.source.files[0], root)
+            raise UsageError(f"{first}: {job.target} was made of other files; use --overwrite or another folder")
+        if not (digest and folder.is_done(job.case, digest)):
             left.append(job)
     if len(left) < len(jobs):
         log.info("%d of %d are there already", len(jobs) - len(left), len(jobs))

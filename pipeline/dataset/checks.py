@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -126,6 +127,35 @@ def check_finite(array: np.ndarray, what: str) -> None:
             "the case out",
             "not-finite",
         )
+
+
+def voxel_digest(array: np.ndarray) -> str:
+    """A hash of the voxels, by which copies are found; "" for a constant image, which is like any other."""
+    if array.size == 0 or bool((array == array.flat[0]).all()):
+        return ""
+    return hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
+
+
+def find_copies(digests: Mapping[str, str], cases: Sequence[Case]) -> dict[str, CaseError]:
+    """Cases that hold the voxels of an earlier one of another patient: they would stand on both sides of a fold.
+
+    Args:
+        digests: name of a case -> `voxel_digest` of its image.
+        cases: sorted; of those that are alike the first stays.
+    """
+    first: dict[str, Case] = {}
+    copies = {}
+    for case in cases:
+        digest = digests.get(case.name, "")
+        twin = first.setdefault(digest, case) if digest else case
+        if twin.patient != case.patient:
+            copies[case.name] = CaseError(
+                f"case {case.name} ({case.images[0]}) holds the same voxels as case {twin.name}, which belongs "
+                "to another "
+                "patient; take one away, or give both one patient in patients.csv",
+                "case-copied",
+            )
+    return copies
 
 
 def each_case(

@@ -174,7 +174,7 @@ def _named_axes(labels: Sequence[LabelInfo]) -> tuple[dict[int, str], set[int]]:
     axes: dict[int, str] = {}
     sides = set()
     for label in labels:
-        words = set(re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", label.name).lower()))
+        words = set(re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", label.name).lower()))
         for axis, known in enumerate(AXIS_WORDS):
             if words & known:
                 axes.setdefault(axis, label.name)

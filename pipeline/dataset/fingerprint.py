@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +12,7 @@ from ...errors import CaseError, NothingDoneError
 from ...transforms.geometry import axis_codes, closest_axes
 from ..manifest import Failure
 from .cases import Case, Dataset
-from .checks import CaseVoxels, each_case, failure_of, labels_found, read_case
+from .checks import CaseVoxels, each_case, failure_of, find_copies, labels_found, read_case, voxel_digest
 
 SAMPLES = 20_000  # foreground voxels kept of a case and channel, evenly spread
 
@@ -176,7 +175,7 @@ def _facts(case: Case, voxels: CaseVoxels, background: int) -> CaseFacts:
         inside=tuple(channel[some].astype(np.float32) for channel in image),
         range=tuple(_range(channel) for channel in image),
         box_share=_box_share(image),
-        digest=hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest(),
+        digest=voxel_digest(image),
     )
 
 
@@ -221,25 +220,13 @@ def _channel(facts: Sequence[CaseFacts], number: int) -> ChannelFacts:
         middle, spread = (low + high) / 2, max((high - low) / 4, 1e-8)
         return ChannelFacts(low, high, middle, spread, low, middle, high, inside_labels=False)
     quantiles = np.percentile(pooled, (0.5, 50, 99.5))
-    return ChannelFacts(low, high, float(pooled.mean()), float(pooled.std()), *(float(value) for value in quantiles))
+    return ChannelFacts(low, high, float(pooled.mean()), float(pooled.std()), *quantiles.tolist())
 
 
 def _without_copies(done: list[tuple[Case, CaseFacts]]) -> tuple[list[tuple[Case, CaseFacts]], list[Failure]]:
-    """The same image under two patients would stand on both sides of a fold."""
-    first: dict[str, Case] = {}
-    kept, failures = [], []
-    for case, fact in done:
-        twin = first.setdefault(fact.digest, case)
-        if twin.patient == case.patient:
-            kept.append((case, fact))
-            continue
-        message = (
-            f"case {case.name} ({case.images[0]}) holds the same voxels as case {twin.name}, which belongs to "
-            "another patient; "
-            "take one away, or give both one patient in patients.csv"
-        )
-        failures.append(failure_of(case, CaseError(message, "case-copied")))
-    return kept, failures
+    copies = find_copies({case.name: fact.digest for case, fact in done}, [case for case, _ in done])
+    kept = [(case, fact) for case, fact in done if case.name not in copies]
+    return kept, [failure_of(case, copies[case.name]) for case, _ in done if case.name in copies]
 
 
 def _with_equal_channels(done: list[tuple[Case, CaseFacts]]) -> tuple[list[tuple[Case, CaseFacts]], list[Failure]]:

@@ -25,14 +25,14 @@ import torch
 
 from ...errors import CaseError, NoRoomError, NothingDoneError, UsageError
 from ...transforms.chains import build_chain, preprocessing_steps, run_chain
-from ...transforms.labels import label_counts
+from ...transforms.labels import label_counts, whole_labels
 from ...transforms.located import affine_of, plain
 from ...transforms.volume import Entry, Geometry
 from ...transforms.writers import atomic_write
 from ..manifest import Outcome, OutputFolder, digest_of
 from ..scale_out import each
 from .cases import Case, Dataset
-from .checks import check_grid
+from .checks import check_grid, find_copies, voxel_digest
 from .fingerprint import Fingerprint, take_fingerprint
 from .layouts import read_dataset
 from .plan import make_plan
@@ -87,15 +87,15 @@ def preprocess(
     with OutputFolder(Path(out), "preprocess", settings, overwrite) as folder:
         for failure in dataset.failures:
             folder.fail(failure.case, failure.files, CaseError(failure.message, failure.code))
-        digests: dict[str, str] = {}
+        inputs: dict[str, str] = {}
         tasks = []
         for case in dataset.cases:
             try:
-                digests[case.name] = digest_of(_files(case))
+                inputs[case.name] = digest_of(_files(case))
             except OSError as error:
                 folder.fail(case.name, _files(case), CaseError(f"{case.name}: {error}", "unreadable"))
                 continue
-            if not folder.is_done(case.name, digests[case.name]):
+            if not folder.is_done(case.name, inputs[case.name]):
                 tasks.append(_Task(case, steps, Path(out), plan.seed))
         started = time.monotonic()
         for task, result in each(_prepare, tasks, workers):
@@ -108,8 +108,11 @@ def preprocess(
                 details, notes = result
                 folder.note(name, *notes)
                 file = Path(out) / f"{name}{SUFFIX}"
-                folder.record(name, [file], digests[name], details, seconds=time.monotonic() - started)
+                folder.record(name, [file], inputs[name], details, seconds=time.monotonic() - started)
             started = time.monotonic()
+        digests = {name: record["image"] for name, record in folder.records.items()}
+        for name, copied in find_copies(digests, dataset.cases).items():
+            folder.fail(name, _files(next(case for case in dataset.cases if case.name == name)), copied)
         outcome = folder.finish()
     if not outcome.done and not outcome.skipped:
         first = f"; the first: {outcome.failures[0].message}" if outcome.failures else ""
@@ -136,8 +139,8 @@ def _prepared(task: _Task) -> tuple[dict[str, Any], list[Entry]]:
     loaded = run_chain(chain, {"image": images, "label": case.label}, end=1)
     grids = [Geometry(tuple(loaded[key].shape[1:]), affine_of(loaded[key])) for key in ("image", "label")]
     check_grid(grids[0], grids[1], f"label map {case.label}", f"its image {case.images[0]}")
-    before = label_counts(np.rint(plain(loaded["label"]).numpy()).astype(np.int64).clip(0))
     try:
+        before = label_counts(whole_labels(plain(loaded["label"])[:1].numpy())[0])
         sample = run_chain(chain, loaded, start=1)
     except CaseError as error:
         raise CaseError(f"case {case.name} ({case.images[0].name}, {case.label.name}): {error}", error.code) from error
@@ -153,6 +156,7 @@ def _prepared(task: _Task) -> tuple[dict[str, Any], list[Entry]]:
     ends = np.cumsum([0, *(len(frame) for frame in packed.values())]).tolist()
     details = {
         "shape": list(image.shape),
+        "image": voxel_digest(plain(loaded["image"]).numpy()),
         "offsets": dict(zip(packed, ends[:-1], strict=True)),
         "affine": affine_of(sample["image"]).tolist(),
         "voxels": {str(number): count for number, count in counts.items()},

@@ -19,8 +19,10 @@ MOST_LEVELS = {"cpu": 4, "gpu": 6}
 FIRST_WIDTH = {"cpu": 16, "gpu": 32}
 WIDEST = {3: 320, 2: 512}
 STEP_VOXELS = {"cpu": 2 * 64**3, "gpu": 4 * 128**3}  # patch x batch: what keeps a step at about a second
+LEAST_BATCH = {3: 2, 2: 8}
 LARGEST_BATCH = {"cpu": 32, "gpu": 64}
-MAPS = 20  # more maps of the first level's width than a U-Net keeps for the backward pass (measured: 13)
+# float32 maps of the first level's size and width that are kept for the backward pass (traced: unet 13, vnet 16)
+MAPS = {"unet": {3: 16, 2: 24}, "vnet": {3: 18, 2: 27}}
 MEMORY_SHARE = 0.5  # of what is free: the rest is for optimiser, augmentation and the system
 
 
@@ -67,8 +69,9 @@ class _Model:
 
     def alignment(self) -> tuple[list[int], list[int]]:
         """What a patch is a multiple of, and the least size of its sides."""
-        if self.name == "unet":  # known without building it
-            stride = [prod(level[axis] for level in self.options["strides"]) for axis in range(self.dims)]
+        strides = self.options.get("strides", [0])
+        if self.name == "unet" and all(isinstance(level, list) for level in strides):  # known without building it
+            stride = [prod(level[axis] for level in strides) for axis in range(self.dims)]
             return stride, stride
         built = self.build()
         return [int(step) for step in built.stride], [int(side) for side in built.minimum_size]
@@ -76,8 +79,9 @@ class _Model:
     def fits(self, patch: Sequence[int], batch: int, machine: Machine) -> bool:
         """Whether activations and weights, with gradients and moments, stay within the share of memory."""
         limit = MEMORY_SHARE * machine.memory_bytes
-        if self.name == "unet" and 2 * MAPS * self.options["widths"][0] * prod(patch) * batch * 4 < limit / 2:
-            return True  # far from the limit; the trace below loads much of torch
+        if self.name in MAPS:  # a trace gives the same within a fifth, and loads much of torch
+            width = self.options["widths"][0] if self.name == "unet" else self.options.get("width", 16)
+            return 2 * MAPS[self.name][self.dims] * width * prod(patch) * batch * 4 <= limit
         built = self.build()
         weights = sum(parameter.numel() for parameter in built.parameters())
         return 2 * built.activation_bytes(patch, training=True, batch=batch) + 16 * weights <= limit
@@ -120,6 +124,9 @@ def choose_topology(
     sides = given or [max(1, round(float(shape[axis]))) for axis in axes]
     while True:
         chosen = _unet_options(sides, steps, machine.kind, width, dims) if network == "unet" else {}
+        levels = (options or {}).get("widths") or (options or {}).get("strides")
+        if levels and network == "unet":
+            chosen = _unet_levels(len(levels), machine.kind, width, dims)  # the user's levels instead
         if width and network != "unet":
             chosen = {"width": width}
         model = _Model(network, dims, channels, classes, {**chosen, **(options or {})})
@@ -130,7 +137,7 @@ def choose_topology(
             key=lambda axis: whole[axis] * steps[axis],
             default=None,
         )
-        least = batch or 2
+        least = batch or LEAST_BATCH[dims]
         small = prod(whole) * least <= STEP_VOXELS[machine.kind]
         if given or longest is None or (small and model.fits(whole, least, machine)):
             break
@@ -147,7 +154,7 @@ def choose_topology(
 def _unet_options(
     sides: Sequence[int], steps: Sequence[float], kind: str, width: int | None, dims: int
 ) -> dict[str, Any]:
-    """Levels, strides and kernels: an axis is halved while 4 voxels remain, unless it is twice as coarse as the finest."""
+    """Levels, strides and kernels: an axis is halved while 4 voxels remain, but not where it is coarse already."""
     extent, grid = [float(side) for side in sides], list(steps)
     strides, kernels = [[1] * dims], [_kernel(grid)]
     while len(strides) < MOST_LEVELS[kind]:
@@ -163,16 +170,19 @@ def _unet_options(
     if len(strides) < 2:  # tiny images: the network pads
         strides.append([2] * dims)
         kernels.append([3] * dims)
-    first = width or FIRST_WIDTH[kind]
-    options: dict[str, Any] = {
-        "widths": [min(first * 2**level, max(WIDEST[dims], first)) for level in range(len(strides))],
-        "blocks": "residual",
-        "strides": strides,
-        "deep_supervision": min(2, len(strides) - 1),
-    }
+    options = {**_unet_levels(len(strides), kind, width, dims), "strides": strides}
     if any(size != 3 for kernel in kernels for size in kernel):
         options["kernels"] = kernels
     return options
+
+
+def _unet_levels(levels: int, kind: str, width: int | None, dims: int) -> dict[str, Any]:
+    first = width or FIRST_WIDTH[kind]
+    return {
+        "widths": [min(first * 2**level, max(WIDEST[dims], first)) for level in range(levels)],
+        "blocks": "residual",
+        "deep_supervision": min(2, levels - 1),
+    }
 
 
 def _kernel(grid: Sequence[float]) -> list[int]:
@@ -183,8 +193,9 @@ def _batch(model: _Model, patch: Sequence[int], machine: Machine) -> int:
     """Two on a CPU, where time decides (more for slices); on a GPU as many as fit the step."""
     if machine.kind == "cpu" and model.dims == 3:
         return 2
-    wanted = int(np.clip(STEP_VOXELS[machine.kind] // prod(patch), 2, LARGEST_BATCH[machine.kind]))
-    while wanted > 2 and not model.fits(patch, wanted, machine):
+    least = LEAST_BATCH[model.dims]
+    wanted = int(np.clip(STEP_VOXELS[machine.kind] // prod(patch), least, LARGEST_BATCH[machine.kind]))
+    while wanted > least and not model.fits(patch, wanted, machine):
         wanted -= 1
     return wanted
 
@@ -202,9 +213,9 @@ def _reasons(
     whole = all(side >= median_side for side, median_side in zip(patch, shape, strict=True) if side > 1)
     covers = "holds it whole" if whole else f"shrunk until a step fits a {machine.kind.upper()}"
     return {
-        "patch": f"the median image has {median} voxels on this grid; {covers}, in multiples of the network's stride {list(stride)}",
+        "patch": f"the median image has {median} voxels on this grid; {covers}, in multiples of {list(stride)}",
         "batch": "given" if given else f"{batch} patches make a step that suits a {machine.kind.upper()}",
-        "network": f"{len(options['widths'])} levels: halved while {SMALLEST_SIDE} voxels remain, an axis twice as coarse as the finest waits"
+        "network": f"{len(options['widths'])} levels: an axis is halved while {SMALLEST_SIDE} voxels remain"
         if "widths" in options
         else "as asked for",
     }

@@ -48,7 +48,7 @@ def overlay(
     *,
     title: str,
     panel_px: int = 270,
-    choose_by: str | None = None,
+    choose_by: np.ndarray | None = None,
 ) -> bytes:
     """Draw a case.
 
@@ -58,16 +58,17 @@ def overlay(
         classes: label value -> name for the legend; value 0 is left unpainted.
         title: first line of the picture.
         panel_px: width of the widest panel.
-        choose_by: which of the label maps chooses the slices; the first one by default.
+        choose_by: label map whose classes choose the slices; the first of `label_maps` by default.
 
     Returns:
         A PNG.
     """
+    chosen_by = next(iter(label_maps.values()), None) if choose_by is None else choose_by
     for heading, labels in label_maps.items():
         if tuple(labels.shape) != tuple(image.geometry.shape):
             raise ValueError(f"{heading}: labels {labels.shape} do not lie on the image's grid {image.geometry.shape}")
     grey, maps, spacing = _display_grid(image, label_maps)
-    chosen = maps[choose_by] if choose_by is not None else next(iter(maps.values()), None)
+    chosen = None if chosen_by is None else _display_grid(image, {"": chosen_by})[1][""]
     planes = PLANES if image.geometry.has_world and min(grey.shape[1:]) > 1 else PLANES[:1]
     extents = [np.delete(np.array(grey.shape[1:]) * spacing, plane.axis) for plane in planes]
     px_per_mm = panel_px / max(extent[0] for extent in extents)

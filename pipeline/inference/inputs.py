@@ -137,7 +137,7 @@ def _of_dataset(path: Path, model: ModelFolder, fold: str | None) -> Inputs:
         try:
             sources = tuple(_sources_of(image, model.network.in_channels) for image in case.images)
             flat = [source for group in sources for source in group]
-            jobs.append(Job((replace(flat[0], name=case.name), *flat[1:])))
+            jobs.append(Job((_named(flat[0], case.name), *flat[1:])))
         except CaseError as error:
             files = tuple(relative(image, dataset.root) for image in case.images)
             failures.append(Failure(case.name, files, error.code, str(error)))
@@ -168,14 +168,25 @@ def _grouped(found: Found, root: Path, channels: int) -> tuple[list[Job], list[F
     for key, sources in groups.items():
         if key[0] == "channels":
             cases, problem = _channels(key[2], sources, root, channels)
-        elif len(sources) == channels or key[0] == "alone":
+        elif key[0] == "alone":
             cases, problem = [Job(tuple(sources))], None
+        elif len(sources) == channels:
+            cases, problem = [Job((_named(sources[0], _stem(sources[0])), *sources[1:]))], None
         else:
-            name = sources[0].name.rpartition("_t")[0]
+            name = _stem(sources[0])
             cases, problem = [], _wrong_number(name, sources, root, f"{len(sources)} volumes in one file", channels)
         jobs += cases
         failures += [problem] if problem else []
     return jobs, failures
+
+
+def _stem(source: Source) -> str:
+    """Base name of a 4D file: the name of its volume NAME_t000 without the number."""
+    return source.name.rpartition("_t")[0] or source.name
+
+
+def _named(source: Source, name: str) -> Source:
+    return replace(source, name=name)
 
 
 def _channels(stem: str, sources: Sequence[Source], root: Path, channels: int) -> tuple[list[Job], Failure | None]:
@@ -183,7 +194,7 @@ def _channels(stem: str, sources: Sequence[Source], root: Path, channels: int) -
     numbers = sorted(source.name.removeprefix(f"{stem}_") for source in sources)
     if numbers == [f"{number:04d}" for number in range(channels)]:
         ordered = sorted(sources, key=lambda source: source.name)
-        return [Job((replace(ordered[0], name=stem), *ordered[1:]))], None
+        return [Job((_named(ordered[0], stem), *ordered[1:]))], None
     if channels == 1 and "0000" not in numbers:  # numbers of cases, not of channels
         return [Job((source,)) for source in sources], None
     return [], _wrong_number(stem, sources, root, f"the channels {', '.join(numbers)}", channels)

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from ..model_folder import ModelFolder
 from .export import check_target, suffix_of, write_labels
 from .inputs import Inputs, Job, gather, is_dataset
 from .predictor import Predictor, load_predictor
+from .preview import write_preview
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,12 @@ class Task:
     case: str
     job: Job
     target: Path
+    preview: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """What is written."""
+        return [self.target] if self.preview is None else [self.target, self.preview]
 
 
 def predict(
@@ -68,6 +75,7 @@ def predict(
     salt: Path | str | None = None,
     network: str | None = None,
     overwrite: bool = False,
+    preview: bool = False,
     workers: int | None = None,
 ) -> Outcome:
     """Segment every volume behind `input`.
@@ -85,6 +93,7 @@ def predict(
         salt: text file with the salt of the case ids.
         network: `path/to/file.py:Class` again, where the model's network is a user's own.
         overwrite: start anew.
+        preview: write a picture of each case into `previews/` too.
         workers: with 2 or more the next case is read while the network works on this one; the default on a GPU.
 
     Returns:
@@ -112,8 +121,11 @@ def predict(
     }
     facts = {"device": str(predictor.device), "engine": "torch", "threads": torch.get_num_threads()}
     with OutputFolder(target, "predict", settings, overwrite, facts=facts) as folder:
-        secret = salt_of(target, None if salt is None else Path(salt))
+        hashed = name is not None or any(job.kind == "dicom" for job in inputs.jobs)
+        secret = salt_of(target, None if salt is None else Path(salt)) if hashed else ""
         tasks = _tasks(inputs, folder, secret, name)
+        if preview:
+            tasks = [replace(task, preview=folder.folder / "previews" / f"{task.case}.png") for task in tasks]
         folder.facts.update(listed=list(inputs.listed), rubbish=inputs.rubbish)
         for failure in inputs.failures:
             stopped = folder.fail(failure.case, failure.files, CaseError(failure.message, failure.code))
@@ -199,7 +211,8 @@ def _predict_all(folder: OutputFolder, tasks: Sequence[Task], root: Path, predic
     left = []
     for task in tasks:
         try:
-            done = task.case in folder.records and folder.is_done(task.case, digest_of(task.job.files))
+            known = task.case in folder.records and all(path.is_file() for path in task.files)
+            done = known and folder.is_done(task.case, digest_of(task.job.files))
         except OSError:
             done = False  # an input that cannot be read is stopped below, with the others
         if not done:
@@ -212,9 +225,11 @@ def _predict_all(folder: OutputFolder, tasks: Sequence[Task], root: Path, predic
             volume = read()
             labels = predictor.labels(volume)
             write_labels(task.target, labels, volume.geometry, task.job.kind)
+            if task.preview is not None:
+                write_preview(task.preview, volume, labels, predictor.values)
             folder.note(task.case, *volume.repairs, *volume.notes)
             seconds = time.monotonic() - started
-            folder.record(task.case, [task.target], digest_of(task.job.files), seconds=seconds)
+            folder.record(task.case, task.files, digest_of(task.job.files), seconds=seconds)
             log.info("predicted %d of %d: %s", number, len(left), task.case)
         except Exception as error:
             files = [relative(file, root) for file in task.job.files]

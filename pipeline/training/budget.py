@@ -16,8 +16,8 @@ from torch import nn
 
 from ...errors import UsageError
 from ...transforms.writers import write_json
-from ..devices import autocast, memory_format
 from ..dataset.plan import Plan
+from ..devices import autocast
 from .data import Patches
 from .module import SegmentationModule
 from .optimise import build_optimizer
@@ -53,7 +53,13 @@ class Budget:
 
 
 def steps_of_run(
-    budget: Budget, plan: Plan, record: Path, measure: Callable[[], tuple[float, float]], used_seconds: float, *, final_cases: int = 0
+    budget: Budget,
+    plan: Plan,
+    record: Path,
+    measure: Callable[[], tuple[float, float]],
+    used_seconds: float,
+    *,
+    final_cases: int = 0,
 ) -> int:
     """The number of steps of the whole run; with minutes it is measured once and read back from `record` ever after.
 
@@ -79,7 +85,12 @@ def steps_of_run(
     steps = max(1, int(left / per_step))
     write_json(
         record,
-        {"steps": steps, "minutes": budget.minutes, "step_seconds": step_seconds, "validation_case_seconds": case_seconds},
+        {
+            "steps": steps,
+            "minutes": budget.minutes,
+            "step_seconds": step_seconds,
+            "validation_case_seconds": case_seconds,
+        },
     )
     log.info("%d steps of %.2f s fit into what is left of %g minutes", steps, step_seconds, minutes)
     return steps
@@ -88,7 +99,6 @@ def steps_of_run(
 def time_one_step(module: SegmentationModule, patches: Patches, device: torch.device, precision: str) -> float:
     """Median seconds of a training step on a copy of the network, so that the run itself starts untouched."""
     network: nn.Module = copy.deepcopy(module.network).to(device).train()
-    network = network.to(memory_format=memory_format(module.network.spatial_dims))
     optimizer = build_optimizer("sgd", network.parameters(), lr=1e-4, weight_decay=0)
     times = []
     for step in range(WARM_STEPS + TIMED_STEPS):

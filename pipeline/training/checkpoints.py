@@ -1,7 +1,8 @@
 """Training checkpoints that survive a kill and a full disk, and that run no code when they are read.
 
 A checkpoint is written beside the old ones (temporary name, fsync, rename) and counts from the moment that
-`checkpoints.json` names it with its SHA-256. The newest two and the best one stay. Reading uses torch's restricted reader.
+`checkpoints.json` names it with its SHA-256. The newest two and the best one stay. Reading uses torch's restricted
+reader.
 """
 
 from __future__ import annotations

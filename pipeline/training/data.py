@@ -1,12 +1,13 @@
 """Patches for training, drawn from a store of preprocessed cases.
 
-Sample i of a run depends on (seed, step, slot in the batch) alone, so neither workers nor a restart change it. The store is
+Sample i of a run depends on (seed, step, slot in the batch) alone, so neither workers nor a restart change it. The
+store is
 read without itk or SimpleITK; cases that fit into `cache_bytes` are kept in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -107,30 +108,33 @@ class Patches(Dataset):
 
 
 class StepSampler(Sampler[int]):
-    """Numbers of the samples of one epoch; Lightning tells it the epoch, so that a resumed run goes on where it stood."""
+    """Numbers of the samples of one epoch, from the run's step on, so that a resumed run goes on where it stood.
 
-    def __init__(self, samples_per_epoch: int) -> None:
-        self.samples_per_epoch = samples_per_epoch
-        self.epoch = 0
+    Args:
+        samples_per_epoch: steps of an epoch x batch.
+        batch: samples of a step.
+        step: the step that the run stands at, asked when an epoch begins.
+    """
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
+    def __init__(self, samples_per_epoch: int, batch: int, step: Callable[[], int]) -> None:
+        self.samples_per_epoch, self.batch, self.step = samples_per_epoch, batch, step
 
     def __len__(self) -> int:
         return self.samples_per_epoch
 
     def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self.samples_per_epoch
+        first = self.step() * self.batch
         return iter(range(first, first + self.samples_per_epoch))
 
 
-def training_loader(patches: Patches, *, steps_per_epoch: int, workers: int, pin_memory: bool) -> DataLoader:
+def training_loader(
+    patches: Patches, *, steps_per_epoch: int, step: Callable[[], int], workers: int, pin_memory: bool
+) -> DataLoader:
     """Batches in the order of the run, made ahead by `workers` processes (0: in this one)."""
     return DataLoader(
         patches,
         batch_size=patches.batch,
-        sampler=StepSampler(steps_per_epoch * patches.batch),
+        sampler=StepSampler(steps_per_epoch * patches.batch, patches.batch, step),
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,

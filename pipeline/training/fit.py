@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import InterruptedRunError
 from ...networks.base import SegmentationNetwork, SliceNetwork
@@ -23,7 +23,6 @@ from ...transforms.chains import preprocessing_steps
 from ..dataset.folds import Fold
 from ..dataset.plan import Plan
 from ..dataset.store import Store
-from ..devices import memory_format
 from ..inference.stitch import segment
 from ..model_folder import write_model_folder
 from ..seeds import draw_seed
@@ -35,6 +34,15 @@ from .progress import ShowProgress
 
 log = logging.getLogger(__name__)
 
+# what Lightning says of things that are meant as they are
+EXPECTED_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*logging interval.*",
+    ".*resuming from a checkpoint that ended.*",
+    ".*GPU available but not used.*",
+    ".*`training_step` returned `None`.*",
+    ".*have no `val_dataloader`.*",
+)
 LIGHTNING_PRECISION = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -69,7 +77,7 @@ class CaseScore:
     def __init__(self, store: Store, plan: Plan, device: torch.device, precision: str) -> None:
         self.store, self.plan, self.device, self.precision = store, plan, device, precision
 
-    def __call__(self, name: str, network: nn.Module) -> Tensor:
+    def __call__(self, name: str, network: SegmentationNetwork) -> Tensor:
         """Dice of each foreground class, shape (K - 1,), NaN where reference and prediction are both empty."""
         image = torch.from_numpy(self.store.image(name)[...])
         truth = torch.from_numpy(self.store.labels(name)[...]).long()
@@ -90,7 +98,7 @@ class CaseScore:
         )
         return 2 * agreed / sizes[1:]
 
-    def table(self, names: Sequence[str], network: nn.Module) -> dict[str, Any]:
+    def table(self, names: Sequence[str], network: SegmentationNetwork) -> dict[str, Any]:
         """Dice per case and class, and the means over the cases that have the class."""
         classes = [label.name for label in self.plan.labels[1:]]
         rows = {name: self(name, network) for name in names}
@@ -115,7 +123,7 @@ class KeepModel(lightning.Callback):
         """The averaged weights where there are some."""
         self.write(pl_module.model, {"steps": trainer.global_step, "finished": False})
 
-    def write(self, network: nn.Module, provenance: dict[str, Any]) -> None:
+    def write(self, network: SegmentationNetwork, provenance: dict[str, Any]) -> None:
         """`weights.safetensors` of this fold, and `model.yaml`."""
         write_model_folder(
             self.run,
@@ -181,12 +189,13 @@ def fit(
 
 
 def network_of(plan: Plan) -> SegmentationNetwork:
-    """The plan's network with fresh weights, in the memory format that its convolutions like; a slice model takes volumes."""
+    """The plan's network with fresh weights; a slice model is wrapped so that it takes volumes."""
     network = build_network(
         plan.network.name, plan.dims, len(plan.channels), len(plan.labels), **dict(plan.network.options)
     )
-    network = network.to(memory_format=memory_format(plan.dims))
-    return network if plan.slice_axis is None else SliceNetwork(network, axis=plan.slice_axis)
+    if plan.slice_axis is not None:
+        network = SliceNetwork(network, axis=plan.slice_axis)
+    return network.to(memory_format=network.layout)
 
 
 def _run_trainer(
@@ -203,10 +212,8 @@ def _run_trainer(
     gpu = settings.device.type == "cuda"
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*logging interval.*")
-        warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended.*")
-        warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         trainer = lightning.Trainer(
@@ -231,7 +238,13 @@ def _run_trainer(
         steps_per_epoch = min(plan.steps_per_epoch, module.steps)
         trainer.fit(
             module,
-            training_loader(patches, steps_per_epoch=steps_per_epoch, workers=settings.workers, pin_memory=gpu),
+            training_loader(
+                patches,
+                steps_per_epoch=steps_per_epoch,
+                step=lambda: trainer.global_step,
+                workers=settings.workers,
+                pin_memory=gpu,
+            ),
             validation_loader(checked) if checked else None,
             ckpt_path=start[0] if start else None,
             weights_only=True,

@@ -30,11 +30,17 @@ class SegmentationModule(lightning.LightningModule):
         network: the network, already initialised.
         plan: learning rate, schedule, averaging, labels.
         steps: optimiser steps of the whole run, which the schedule is fitted to.
-        score: case name, network -> (K - 1,) Dice of the foreground classes on the whole case, NaN where a class is absent.
+        score: case name, network -> (K - 1,) Dice of the foreground classes on the whole case, NaN where a class is
+            absent.
     """
 
     def __init__(
-        self, network: SegmentationNetwork, plan: Plan, *, steps: int, score: Callable[[str, nn.Module], Tensor]
+        self,
+        network: SegmentationNetwork,
+        plan: Plan,
+        *,
+        steps: int,
+        score: Callable[[str, SegmentationNetwork], Tensor],
     ) -> None:
         super().__init__()
         self.network = network
@@ -48,11 +54,12 @@ class SegmentationModule(lightning.LightningModule):
         self.mean_loss = float("nan")
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> SegmentationNetwork:
         """The network that a run leaves behind: the averaged one where there is one."""
-        return self.averaged.module if self.averaged is not None else self.network
+        averaged: Any = self.averaged
+        return self.network if averaged is None else averaged.module
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The plan's optimiser; the rate changes every step."""
         chosen = self.plan.optimizer
         optimizer = build_optimizer(
@@ -64,7 +71,8 @@ class SegmentationModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
-        """Loss of one batch; None (no step) where it is not finite, and an end after three of those in a row (hazards T01)."""
+        """Loss of one batch; None (no step) where it is not finite, and an end after three of those in a row
+        (hazards T01)."""
         image = batch["image"].contiguous(memory_format=self.format)
         logits = self.network(image)
         loss = self.loss(logits if isinstance(logits, list) else [logits], batch["labels"])
@@ -93,7 +101,8 @@ class SegmentationModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm to 12 as nnU-Net does; gradients that are not finite are dropped, so the weights stay (hazards T01)."""
+        """Clip the norm to 12 as nnU-Net does; gradients that are not finite are dropped, so the weights stay
+        (hazards T01)."""
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not scaled and not bool(torch.isfinite(norm)):

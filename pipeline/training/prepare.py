@@ -21,6 +21,7 @@ from ..dataset.layouts import read_dataset
 from ..dataset.plan import Plan, make_plan, plan_from, read_plan, write_plan
 from ..dataset.store import Store, open_store, preprocess
 from ..manifest import Failure
+from ..model_folder import MODEL_FILE
 from ..sizes import parse_bytes
 
 log = logging.getLogger(__name__)
@@ -66,14 +67,15 @@ def prepare(
         splits: the user's folds.
         overwrite: let a new plan replace the run's.
         workers: threads and processes that read.
-        changes: what the user asked for on top of the plan (network, dims, width, options, batch, optimizer, lr, schedule,
+        changes: what the user asked for on top of the plan (network, dims, width, options, batch, optimizer, lr,
+            schedule,
             seed, memory, gpu_memory, device_kind), None where not.
 
     Raises:
         UsageError: wrong options; a run of another plan or other folds in the same folder.
         NothingDoneError: no case is left.
     """
-    cases = read_dataset(dataset)
+    cases = listed = read_dataset(dataset)
     kept = run / PLAN_FILE
     asked = {key: value for key, value in changes.items() if value not in (None, {})}
     if plan is None and kept.is_file() and not overwrite:
@@ -86,10 +88,12 @@ def prepare(
     else:
         chosen = changed(plan if isinstance(plan, Plan) else read_plan(plan), asked)
     check_network(chosen)
-    folds = _folds(cases, fold, splits)
+    folds = _folds(listed, fold, splits)
     run.mkdir(parents=True, exist_ok=True)
     if kept.is_file() and not overwrite:
         _refuse_other_plan(read_plan(kept), chosen, run)
+    if overwrite:
+        (run / MODEL_FILE).unlink(missing_ok=True)
     write_plan(chosen, kept)
     outcome = preprocess(cases, out=run / STORE, plan=chosen, overwrite=overwrite, workers=workers)
     store = open_store(run / STORE)
@@ -99,7 +103,9 @@ def prepare(
         for name, one in folds.items()
     }
     if not folds[fold].train:
-        raise NothingDoneError(f"{dataset}: fold {fold} has no training case that can be used; see {run / STORE}/failures.csv")
+        raise NothingDoneError(
+            f"{dataset}: fold {fold} has no training case that can be used; see {run / STORE}/failures.csv"
+        )
     write_json(
         run / FOLDS_FILE,
         {name: {"train": list(one.train), "validation": list(one.validation)} for name, one in folds.items()},
@@ -170,6 +176,4 @@ def _refuse_other_plan(before: Plan, now: Plan, run: Path) -> None:
     old, new = (one.model_dump(mode="json", exclude={"reasons"}) for one in (before, now))
     differ = [f"{key}: {json.dumps(old[key])} -> {json.dumps(new[key])}" for key in old if old[key] != new[key]]
     if differ:
-        raise UsageError(
-            f"{run} holds a run of another plan ({'; '.join(differ)}); use --overwrite or another folder"
-        )
+        raise UsageError(f"{run} holds a run of another plan ({'; '.join(differ)}); use --overwrite or another folder")

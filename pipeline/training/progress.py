@@ -60,8 +60,8 @@ class ShowProgress(lightning.Callback):
         done = trainer.global_step - self.first_step
         left = (time.monotonic() - self.started) / max(1, done) * (self.steps - trainer.global_step)
         line = (
-            f"epoch {trainer.current_epoch + 1}: step {trainer.global_step} of {self.steps}, loss {pl_module.mean_loss:.3f}, "
-            f"Dice {_dice(pl_module.dice)}, {_clock(left)} left"
+            f"epoch {trainer.current_epoch + 1}: step {trainer.global_step} of {self.steps}, "
+            f"loss {pl_module.mean_loss:.3f}, Dice {_dice(pl_module.dice)}, {_clock(left)} left"
         )
         if self.bar is None:
             log.info("%s", line)

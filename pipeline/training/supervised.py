@@ -1,10 +1,10 @@
 """Supervised training: a labelled data set in, a model folder out.
 
-    RUN/plan.yaml              what was done, and why; give it back with --plan
-    RUN/folds.json             which cases train and validate in each fold
-    RUN/model.yaml             the model folder that predict takes, from the first checkpoint on
-    RUN/preprocessed/          the store of preprocessed cases, shared by the folds
-    RUN/fold_K/                weights.safetensors, validation.json, curves (TensorBoard), checkpoints, manifest
+RUN/plan.yaml              what was done, and why; give it back with --plan
+RUN/folds.json             which cases train and validate in each fold
+RUN/model.yaml             the model folder that predict takes, from the first checkpoint on
+RUN/preprocessed/          the store of preprocessed cases, shared by the folds
+RUN/fold_K/                weights.safetensors, validation.json, curves (TensorBoard), checkpoints, manifest
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def train(
     Args:
         dataset: MSD or nnU-Net folder, images/ + labels/ folder, or a store that `preprocess` made.
         out: the run's folder, a model folder from its first checkpoint on.
-        network: a name that `voxelwise networks` lists, or file.py:Class; the plan's otherwise (as for the options below).
+        network: a name that `voxelwise networks` lists, or file.py:Class; the plan's otherwise (as for the options
+            below).
         dims: 2 trains on slices, 3 on volumes.
         width: channels of the first level.
         options: options of the network.
@@ -133,7 +134,7 @@ def train(
         plan=plan,
         splits=splits,
         overwrite=overwrite,
-        workers=os.cpu_count() or 1,
+        workers=1,
         changes={
             "network": network,
             "dims": dims,

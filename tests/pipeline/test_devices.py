@@ -15,7 +15,8 @@ def test_cpu_is_cpu_and_auto_is_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("cuda:99", "this machine has"), ("cuda:x", "this machine has"), ("gpu", "unknown --device 'gpu'")]
+    ("name", "message"),
+    [("cuda:99", "this machine has"), ("cuda:x", "this machine has"), ("gpu", "unknown --device 'gpu'")],
 )
 def test_a_device_that_is_not_there_is_said(name, message) -> None:
     with pytest.raises(UsageError, match=message):

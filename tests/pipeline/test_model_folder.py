@@ -295,7 +295,7 @@ def test_what_is_no_model_folder_is_named(tmp_path: Path) -> None:
 def test_a_model_yaml_of_megabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path)
     monkeypatch.setattr(model_folder, "LARGEST_MODEL_FILE", 100)
-    with pytest.raises(UnsafeInputError, match="a model.yaml has a few kilobytes"):
+    with pytest.raises(UnsafeInputError, match=r"a model.yaml has a few kilobytes"):
         read_model_folder(tmp_path)
 
 

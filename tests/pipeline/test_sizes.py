@@ -8,7 +8,8 @@ from voxelwise.pipeline.sizes import parse_bytes
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("4GB", 4 * 10**9), ("4 GiB", 4 * 2**30), ("1.5gb", 1_500_000_000), ("700", 700), (None, None), (5, 5)]
+    ("text", "count"),
+    [("4GB", 4 * 10**9), ("4 GiB", 4 * 2**30), ("1.5gb", 1_500_000_000), ("700", 700), (None, None), (5, 5)],
 )
 def test_amounts(text, count) -> None:
     assert parse_bytes(text) == count

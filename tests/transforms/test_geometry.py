@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import phantoms
 import pytest
-
 from voxelwise.transforms.geometry import (
     ALL_AXIS_CODES,
     affine_difference,

@@ -20,7 +20,10 @@ def one_hot(labels: np.ndarray, classes: int) -> Tensor:
 
 
 def slabs(scores: Tensor, depth: int) -> list[tuple[slice, Tensor]]:
-    return [(slice(at, min(at + depth, scores.shape[1])), scores[:, at : at + depth]) for at in range(0, scores.shape[1], depth)]
+    return [
+        (slice(at, min(at + depth, scores.shape[1])), scores[:, at : at + depth])
+        for at in range(0, scores.shape[1], depth)
+    ]
 
 
 def smooth_scores(shape: tuple[int, ...], classes: int, seed: int = 0) -> Tensor:
@@ -31,7 +34,7 @@ def smooth_scores(shape: tuple[int, ...], classes: int, seed: int = 0) -> Tensor
 
 
 def at_once(scores: Tensor, affine: np.ndarray, shape: tuple[int, ...], source_affine: np.ndarray) -> np.ndarray:
-    """The definition: interpolate every class at every voxel, take the largest; outside by half a voxel is background."""
+    """The definition: interpolate every class at every voxel, take the largest; half a voxel outside is background."""
     matrix = np.linalg.inv(affine) @ source_affine
     index = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), axis=0).reshape(3, -1)
     at = matrix[:3, :3] @ index + matrix[:3, 3:]
@@ -125,7 +128,9 @@ def test_slab_by_slab_equals_at_once(kind: str, depth: int) -> None:
 
 @pytest.mark.parametrize("spacing", [(2.3, 1.7, 0.6), (0.4, 3.9, 1.0)])
 @pytest.mark.parametrize("shape", [(10, 9, 8), (13, 6, 5)])
-def test_what_the_chain_resampled_is_covered_to_the_last_voxel(shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+def test_what_the_chain_resampled_is_covered_to_the_last_voxel(
+    shape: tuple[int, ...], spacing: tuple[float, ...]
+) -> None:
     """A volume of one class comes back as that class everywhere, though resampling rounds the number of voxels."""
     source = np.eye(4)
     resampled = resample(torch.ones(1, *shape), (1.0, 1.0, 1.0), spacing)

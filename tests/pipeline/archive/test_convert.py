@@ -119,6 +119,16 @@ def test_other_settings_are_refused(archive: Path, tmp_path: Path) -> None:
     assert convert(archive, tmp_path / "out", name="{series}", overwrite=True).exit_code == 0
 
 
+def test_what_was_made_of_other_files_is_not_replaced(tmp_path: Path) -> None:
+    for folder, first in (("a", 0), ("b", 1)):
+        phantoms.nifti_file(tmp_path / folder / "in" / "scan.nii.gz", phantoms.ramp() + np.int16(first))
+    convert(tmp_path / "a" / "in", tmp_path / "out")
+    before = (tmp_path / "out" / "scan.nii.gz").read_bytes()
+    with pytest.raises(UsageError, match=r"scan.nii.gz was made of other files; use --overwrite or another folder"):
+        convert(tmp_path / "b" / "in", tmp_path / "out")
+    assert (tmp_path / "out" / "scan.nii.gz").read_bytes() == before
+
+
 def test_a_salt_file_makes_ids_agree(archive: Path, tmp_path: Path) -> None:
     salt = tmp_path / "salt"
     salt.write_text("a salt of ours\n")
@@ -239,6 +249,27 @@ def test_every_refusal_names_a_file(tmp_path: Path) -> None:
     assert "more memory than there is" in str(stopped_by(MemoryError(), [path], tmp_path))
     with pytest.raises(OSError, match="full"):
         stopped_by(OSError(errno.ENOSPC, "full"), [path], tmp_path)
+
+
+def test_a_volume_without_a_place_is_stopped(tmp_path: Path) -> None:
+    path = phantoms.nifti_file(tmp_path / "scan.nii")
+    content = bytearray(path.read_bytes())
+    content[252:256] = bytes(4)  # qform_code, sform_code
+    path.write_bytes(content)
+    outcome = convert(path, tmp_path / "out")
+    assert (outcome.exit_code, outcome.failures[0].code) == (4, "no-world-coordinates")
+    assert "scan.nii: sform_code and qform_code are both 0" in outcome.failures[0].message
+
+
+def test_metres_become_millimetres(tmp_path: Path) -> None:
+    affine = np.diag([0.001, 0.001, 0.002, 1.0])
+    path = phantoms.nifti_file(tmp_path / "scan.nii", affine=affine, xyzt_units=1)
+    convert(path, tmp_path / "out.nii.gz")
+    image = nib.load(tmp_path / "out.nii.gz")
+    assert isinstance(image, nib.Nifti1Image)
+    np.testing.assert_allclose(image.affine, np.diag([1.0, 1.0, 2.0, 1.0]), atol=1e-6)
+    assert image.header.get_xyzt_units()[0] == "mm"
+    assert json.loads((tmp_path / "out.json").read_text())["repairs"][0]["code"] == "units"
 
 
 def test_workers_do_the_same(archive: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Prediction from files to files: labels on the source grid bit for bit, one bad case alone stopped, finished cases kept."""
+"""Prediction from files to files: labels on the source grid bit for bit, one bad case stopped alone, the rest kept."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from voxelwise.errors import CaseError, UnsafeInputError, UsageError
 from voxelwise.networks.registry import build_network
+from voxelwise.pipeline.archive.convert import convert
 from voxelwise.pipeline.inference import predict as stage
 from voxelwise.pipeline.inference.predict import predict, predict_volume
 from voxelwise.pipeline.inference.predictor import Predictor, load_predictor
@@ -84,7 +85,17 @@ def test_labels_lie_on_the_grid_of_the_image_bit_for_bit(tmp_path: Path, model: 
     written, image = nib.load(tmp_path / "out" / "liver_007.nii.gz"), nib.load(source)
     assert written.shape == image.shape
     assert written.get_data_dtype() == np.uint8
-    for field in ("srow_x", "srow_y", "srow_z", "quatern_b", "qoffset_x", "sform_code", "qform_code", "pixdim", "xyzt_units"):
+    for field in (
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "quatern_b",
+        "qoffset_x",
+        "sform_code",
+        "qform_code",
+        "pixdim",
+        "xyzt_units",
+    ):
         np.testing.assert_array_equal(written.header[field], image.header[field])
     assert set(np.unique(voxels(tmp_path / "out" / "liver_007.nii.gz"))) == {0, 3, 7}
     assert written.header["descrip"].item() == b""
@@ -110,13 +121,13 @@ def test_dicom_and_the_nifti_converted_from_it_give_identical_labels(tmp_path: P
     else:
         np.testing.assert_array_equal(np.asanyarray(a.dataobj)[:, ::-1], np.asanyarray(b.dataobj))
     places = np.array([[0, 0, 0], [11, 9, 7]])
-    np.testing.assert_allclose(sorted(apply_affine(a.affine, places)[:, 2]), sorted(apply_affine(b.affine, places)[:, 2]))
+    np.testing.assert_allclose(
+        sorted(apply_affine(a.affine, places)[:, 2]), sorted(apply_affine(b.affine, places)[:, 2])
+    )
 
 
 def test_dicom_and_what_convert_makes_of_it_give_identical_files(tmp_path: Path) -> None:
     """The grid of the converted file is the reader's, so the label maps are equal array by array, resampled or not."""
-    from voxelwise.pipeline.archive.convert import convert
-
     phantoms.ct_series(tmp_path / "dicom", noise((14, 12, 6)), AFFINE)
     convert(tmp_path / "dicom", tmp_path / "nifti")
     for number, spacing in enumerate((None, [1.1, 1.0, 1.7])):
@@ -176,6 +187,14 @@ def test_finished_cases_are_skipped_and_cut_ones_done_again(tmp_path: Path, mode
     assert predict(model, tmp_path / "in", out).done == ("a",)
 
 
+def test_previews_are_made_where_they_are_asked_for(tmp_path: Path, model: Path) -> None:
+    path = phantoms.nifti_file(tmp_path / "in" / "a.nii.gz", noise(), AFFINE)
+    predict(model, path, tmp_path / "out")
+    assert predict(model, path, tmp_path / "out", preview=True).done == ("a",)
+    assert (tmp_path / "out" / "previews" / "a.png").is_file()
+    assert predict(model, path, tmp_path / "out", preview=True).skipped == ("a",)
+
+
 def test_other_settings_are_refused_unless_overwrite(tmp_path: Path, model: Path) -> None:
     phantoms.nifti_file(tmp_path / "in" / "a.nii.gz", noise(), AFFINE)
     predict(model, tmp_path / "in", tmp_path / "out")
@@ -195,7 +214,8 @@ def test_one_bad_case_stops_alone(tmp_path: Path, model: Path) -> None:
     damaged = noise().astype(np.float32)
     damaged[3, 4, 5] = np.nan
     phantoms.nifti_file(tmp_path / "in" / "nan.nii.gz", damaged, AFFINE)
-    phantoms.nifti_file(tmp_path / "in" / "rgb.nii.gz", np.stack([noise()] * 3, axis=3), AFFINE, dim=[5, 12, 10, 8, 1, 3, 1, 1])
+    colour = np.zeros((12, 10, 8), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    phantoms.nifti_file(tmp_path / "in" / "rgb.nii.gz", colour, AFFINE)
     outcome = predict(model, tmp_path / "in", tmp_path / "out")
     assert outcome.done == ("a",)
     assert outcome.exit_code == 3
@@ -243,7 +263,13 @@ def test_a_ct_without_hounsfield_units_stops(tmp_path: Path, kind: str) -> None:
         phantoms.nifti_file(tmp_path / "in" / "a.nii.gz", noise() + np.int16(1024), AFFINE)
     elif kind == "no rescale":
         phantoms.ct_series(
-            tmp_path / "in", noise() + 100, AFFINE, intercept=0.0, RescaleSlope=None, RescaleIntercept=None, RescaleType=None
+            tmp_path / "in",
+            noise() + 100,
+            AFFINE,
+            intercept=0.0,
+            RescaleSlope=None,
+            RescaleIntercept=None,
+            RescaleType=None,
         )
     else:
         phantoms.ct_series(tmp_path / "in", noise(), AFFINE, RescaleType="US")
@@ -394,9 +420,7 @@ def test_reading_ahead_gives_the_same_files(tmp_path: Path, model: Path) -> None
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_no_memory_for_one_case_leaves_the_others(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_memory_for_one_case_leaves_the_others(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         phantoms.nifti_file(tmp_path / "in" / f"{name}.nii.gz", noise(), AFFINE)
     labels = Predictor.labels

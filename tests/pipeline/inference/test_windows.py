@@ -56,7 +56,9 @@ def test_importance_is_nnunets_gaussian() -> None:
     assert float(weights.max()) == 1.0
     assert float(weights.min()) > 0
     assert torch.equal(weights, weights.flip(0))
-    assert float(weights[31 + 8] / weights[31]) == pytest.approx(float(torch.exp(torch.tensor(-0.5 * (7.5**2 - 0.5**2) / 64))))
+    assert float(weights[31 + 8] / weights[31]) == pytest.approx(
+        float(torch.exp(torch.tensor(-0.5 * (7.5**2 - 0.5**2) / 64)))
+    )
 
 
 def test_wrong_windows_are_refused() -> None:

@@ -51,7 +51,7 @@ def test_every_case_is_drawn_once_before_any_is_drawn_again() -> None:
 
 def test_a_sample_depends_on_its_number_alone() -> None:
     """Not on what was drawn before, on the cache, or on a trip through another process."""
-    first, second = patches(), pickle.loads(pickle.dumps(patches(cache_bytes=10**6)))  # noqa: S301
+    first, second = patches(), pickle.loads(pickle.dumps(patches(cache_bytes=10**6)))
     for number in range(5):
         second[number]
     for number in (7, 3):
@@ -68,17 +68,16 @@ def test_the_last_slots_of_a_batch_hold_foreground() -> None:
     assert all(int(drawn[2 * step + 1]["labels"].sum()) > 0 for step in range(20))
 
 
-def test_epochs_go_on_where_the_last_one_ended() -> None:
-    sampler = StepSampler(4)
-    sampler.set_epoch(2)
-    assert list(sampler) == [8, 9, 10, 11]
+def test_an_epoch_begins_at_the_step_that_the_run_stands_at() -> None:
+    sampler = StepSampler(4, 2, lambda: 7)
+    assert list(sampler) == [14, 15, 16, 17]
     assert len(sampler) == 4
 
 
 def test_workers_change_nothing() -> None:
     batches = []
     for workers in (0, 2):
-        loader = training_loader(patches(), steps_per_epoch=3, workers=workers, pin_memory=False)
+        loader = training_loader(patches(), steps_per_epoch=3, step=lambda: 0, workers=workers, pin_memory=False)
         batches.append([batch["image"] for batch in loader])
     assert all(torch.equal(one, other) for one, other in zip(*batches, strict=True))
 

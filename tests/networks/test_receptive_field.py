@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from voxelwise.networks.receptive_field import Reach
+
+
+def test_convolutions_add_up() -> None:
+    assert Reach.of_input(1).conv(3).size == 3
+    assert Reach.of_input(1).conv(3).conv(5).size == 7
+    assert Reach.of_input(1).conv(3, dilation=2).size == 5
+
+
+def test_after_a_stride_a_step_is_longer() -> None:
+    assert Reach.of_input(2).conv(2, stride=2).conv(3).size == 6
+    assert Reach.of_input(4).conv(3, stride=2).conv(3, stride=2).size == 7
+
+
+def test_the_way_up_depends_on_the_position() -> None:
+    coarse = Reach.of_input(2).conv(2, stride=2).up(2)
+    assert list(coarse.first) == [0, 0]
+    assert list(coarse.last) == [1, 1]
+    smoothed = coarse.conv(3)
+    assert list(smoothed.first) == [-2, 0]
+    assert list(smoothed.last) == [1, 3]
+    assert smoothed.size == 4
+
+
+def test_a_joined_map_sees_what_both_see() -> None:
+    fine = Reach.of_input(2).conv(9)
+    assert Reach.of_input(2).conv(2, stride=2).up(2).join(fine).size == 10 - 1
+
+
+def test_unet_bottom_of_the_paper() -> None:
+    """Ronneberger et al.: 140 pixels at the bottom."""
+    seen = Reach.of_input(16)
+    for level in range(5):
+        seen = (seen.conv(2, stride=2) if level else seen).conv(3).conv(3)
+    assert seen.size == 140

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets import BasicUNet
+from voxelwise.errors import UsageError
+from voxelwise.networks.registry import count_parameters
+from voxelwise.networks.unet import UNet
+
+
+def test_docstring_counts() -> None:
+    with torch.device("meta"):
+        counts = [count_parameters(UNet(dims, 1, 2)) for dims in (2, 3)]
+    assert counts == [5_684_578, 16_543_650]
+    for count in counts:
+        assert f"{count:,}" in (UNet.__doc__ or "")
+
+
+def test_it_is_as_large_as_monais_at_equal_widths() -> None:
+    """BasicUNet pools between levels and has biases; the convolutions are the same."""
+    widths = (8, 16, 32, 64, 128)
+    ours = count_parameters(UNet(3, 1, 2, widths=widths))
+    theirs = count_parameters(BasicUNet(3, 1, 2, features=(*widths, widths[0])))
+    assert ours == pytest.approx(theirs, rel=0.05)
+
+
+def test_anisotropic_strides_and_kernels() -> None:
+    network = UNet(
+        3, 1, 2, widths=(4, 4, 4), strides=[[1, 1, 1], [2, 2, 1], [2, 2, 2]], kernels=[[3, 3, 1], [3, 3, 1], 3]
+    )
+    assert network.stride == (4, 4, 2)
+    levels = network.encode(torch.zeros(1, 1, 8, 8, 6))
+    assert [tuple(level.shape[2:]) for level in levels] == [(8, 8, 6), (4, 4, 6), (2, 2, 3)]
+
+
+def test_deep_supervision_scales() -> None:
+    network = UNet(2, 1, 3, widths=(4, 4, 4, 4), deep_supervision=3)
+    scales = network(torch.zeros(1, 1, 16, 24))
+    assert [tuple(scale.shape) for scale in scales] == [(1, 3, 16, 24), (1, 3, 8, 12), (1, 3, 4, 6)]
+    assert isinstance(network.eval()(torch.zeros(1, 1, 16, 24)), torch.Tensor)
+
+
+@pytest.mark.parametrize("blocks", ["plain", "residual"])
+def test_depths(blocks: str) -> None:
+    shallow = UNet(2, 1, 2, widths=(4, 4), blocks=blocks, encoder_depth=1, decoder_depth=1)
+    deep = UNet(2, 1, 2, widths=(4, 4), blocks=blocks, encoder_depth=[1, 3], decoder_depth=[2])
+    assert len(shallow.encoder[1]) == 1
+    assert len(deep.encoder[1]) == 3
+    assert count_parameters(deep) > count_parameters(shallow)
+
+
+def test_a_window_of_one_stride_keeps_a_bottleneck_that_a_norm_can_use() -> None:
+    network = UNet(2, 1, 2, widths=(4, 4, 4))
+    assert network.aligned_size((4, 4)) == (4, 8)
+    assert network.aligned_size((5, 4)) == (8, 4)
+    assert UNet(2, 1, 2, widths=(4, 4, 4), norm="none").aligned_size((4, 4)) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"widths": [8]}, ValueError, r"at least two levels, got widths=\[8\]"),
+        ({"norm": "instnce"}, UsageError, "unknown norm 'instnce'; did you mean 'instance'"),
+        ({"blocks": "dense"}, UsageError, r"unknown blocks 'dense' \(there are: plain, residual\)"),
+        ({"activation": "tanh"}, UsageError, "unknown activation 'tanh'"),
+        ({"deep_supervision": 3}, ValueError, "3 levels have 1 to 2 output scales, got deep_supervision=3"),
+        ({"kernels": [2, 3, 3]}, ValueError, r"kernels are odd.*got \[2, 3, 3\]"),
+        ({"kernels": [3, 3]}, ValueError, "kernels gives each of 3 levels a number"),
+        ({"strides": [1, [2, 2, 2], 2]}, ValueError, "strides gives each of 3 levels a number from 1 on, or 2 of them"),
+        ({"strides": [2, 2, 2]}, ValueError, "the first level has the image's size"),
+        ({"encoder_depth": [1, 0, 1]}, ValueError, r"encoder_depth is one number.*got \[1, 0, 1\]"),
+        (
+            {"decoder_depth": [1, 1, 1]},
+            ValueError,
+            "decoder_depth is one number from 1 on, or one for each of 2",
+        ),
+    ],
+)
+def test_wrong_options(options: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        UNet(2, 1, 2, **{"widths": (4, 4, 4), **options})
