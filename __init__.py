@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "index": "pipeline.archive.index",
     "convert": "pipeline.archive.convert",
+    "take_fingerprint": "pipeline.dataset.fingerprint",
     "plan": "pipeline.dataset.plan",
     "preprocess": "pipeline.dataset.store",
     "train": "pipeline.training.supervised",
@@ -18,6 +19,8 @@ _PUBLIC = {
     "predict_volume": "pipeline.inference.predict",
     "evaluate": "pipeline.evaluation.evaluate",
     "demo": "pipeline.demo.run",
+    "doctor": "pipeline.doctor",
+    "describe_networks": "networks.registry",  # the verb `networks`; that name is the package that holds them
     "build_network": "networks.registry",
     "write_model_folder": "pipeline.model_folder",
     "read_model_folder": "pipeline.model_folder",

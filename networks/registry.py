@@ -98,7 +98,10 @@ def build_network(
 
 
 def describe_networks() -> list[NetworkRow]:
-    """All networks with their numbers of parameters, counted on the meta device: no memory is used."""
+    """All networks with their numbers of parameters, counted on the meta device: no memory is used.
+
+    This is what the verb `networks` prints; `voxelwise.networks` is the package that holds them.
+    """
     rows = []
     for name, entry in NETWORKS.items():
         counts = []

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,12 +51,34 @@ class FolderLock:
         self.path, self.what = path, what
         self.text = ""
 
-    def acquire(self) -> None:
+    def acquire(self, wait_seconds: float = 0.0) -> None:
         """Take the lock.
+
+        Args:
+            wait_seconds: how long another holder is waited for.
 
         Raises:
             FolderInUseError: a living process, or one on another machine, holds it.
         """
+        until = time.monotonic() + wait_seconds
+        while True:
+            try:
+                return self._acquire()
+            except FolderInUseError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.05)
+
+    def check(self) -> None:
+        """Take nothing, only look.
+
+        Raises:
+            FolderInUseError: a living process, or one on another machine, holds the lock.
+        """
+        with suppress(FileNotFoundError):
+            self._refuse_if_alive(self.path.read_text())
+
+    def _acquire(self) -> None:
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
         text = json.dumps({**owner, "token": secrets.token_hex(8)})
         for _ in range(20):

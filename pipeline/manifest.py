@@ -8,6 +8,8 @@ a kill loses the case at hand and no more; at the end they become
     timings.json    what differs between equal runs: times, host, peak memory, the command line
     failures.csv    case, files, code, message of each case that was stopped (only where there is one)
 
+Files are named by their paths relative to the input, here and on the terminal: what a path gives away is not hidden.
+
 Where the output is one file (`OUT.nii.gz`), these stand beside it under the names `OUT.manifest.json` and so on.
 """
 
@@ -36,6 +38,7 @@ from ..transforms.writers import atomic_write, plain_value, write_text
 from .identity import beside, case_id, digest_of, file_digest, is_file_output, salt_of
 from .lock import FolderLock
 from .outcome import Failure, Outcome
+from .text import printable
 
 __all__ = ["Failure", "Outcome", "OutputFolder", "case_id", "digest_of", "file_digest", "salt_of", "versions"]
 
@@ -66,11 +69,6 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def printable(text: str) -> str:
-    """Text with line breaks, control characters and bytes that are no text escaped, so that it stays one line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 class OutputFolder:

@@ -29,9 +29,11 @@ from ..networks.registry import build_network, is_file, network_file
 from ..transforms.chains import preprocessing_steps
 from ..transforms.writers import atomic_write, plain_value, write_text
 from .identity import file_digest
+from .lock import FolderLock
 
 FORMAT = 1
-MODEL_FILE = "model.yaml"
+MODEL_FILE, LOCK_FILE = "model.yaml", ".model.lock"
+WAIT_SECONDS = 20.0  # for another fold that is writing its weights
 LARGEST_MODEL_FILE = 32 << 20
 FOLD_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 FOREIGN_MAGIC = {b"\x80": "a pickle", b"PK": "a zip archive, as torch.save writes it", b"\x1f\x8b": "a gzip file"}
@@ -157,6 +159,7 @@ def write_model_folder(
 
     Raises:
         UsageError: the folder holds another model.
+        FolderInUseError: another process is writing to it and does not come to an end.
     """
     folder, fold = Path(folder), _fold_name(fold)
     inner = network.network if isinstance(network, SliceNetwork) else network
@@ -176,15 +179,26 @@ def write_model_folder(
     content = ModelFile(
         format=FORMAT,
         network=entry,
-        plan=_plain(plan),
+        plan=_without_paths(_plain(plan)),
         preprocessing=_plain(preprocessing_steps(**plan) if preprocessing is None else preprocessing),
         labels=[LabelEntry(**_plain(label)) for label in wanted],
         folds={},
         provenance=_plain(provenance or {}),
     )
+    data = safetensors.torch.save({key: _stored(value) for key, value in inner.state_dict().items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder / LOCK_FILE, folder / MODEL_FILE)  # another fold may end its epoch at the same moment
+    lock.acquire(WAIT_SECONDS)
+    try:
+        return ModelFolder(folder, _put_fold(folder, content, fold, data))
+    finally:
+        lock.release()
+
+
+def _put_fold(folder: Path, content: ModelFile, fold: str, data: bytes) -> ModelFile:
+    """Weights and model.yaml of one more fold, beside the folds that are there."""
     folds = _folds_of(folder, content)
     weights = f"fold_{fold}/weights.safetensors"
-    data = safetensors.torch.save({key: _stored(value) for key, value in inner.state_dict().items()})
     path, new = folder / weights, hashlib.sha256(data).hexdigest()
     path.parent.mkdir(parents=True, exist_ok=True)
     previous = file_digest(path) if path.is_file() else None
@@ -194,7 +208,7 @@ def write_model_folder(
         folds[fold] = FoldEntry(weights=weights, sha256=new, previous_sha256=previous if previous in known else None)
         _write_content(folder, content, folds)
     folds[fold] = FoldEntry(weights=weights, sha256=new)
-    return ModelFolder(folder, _write_content(folder, content, folds))
+    return _write_content(folder, content, folds)
 
 
 def read_model_folder(folder: Path | str) -> ModelFolder:
@@ -304,6 +318,14 @@ def _name_to_build(model: ModelFolder, network: str | None) -> str:
             f"{entry.code_sha256[:12]}...; give the file as it was then"
         )
     return network
+
+
+def _without_paths(plan: dict[str, Any]) -> dict[str, Any]:
+    """The plan; of a network in a user's file the file's name alone, as where it lay is of that machine."""
+    network = plan.get("network")
+    if not isinstance(network, dict) or not is_file(str(network.get("name", ""))):
+        return plan
+    return {**plan, "network": {**network, "name": Path(str(network["name"])).name}}
 
 
 def _folds_of(folder: Path, content: ModelFile) -> dict[str, FoldEntry]:

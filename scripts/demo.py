@@ -15,7 +15,10 @@ def run(
     out: Annotated[
         Path, typer.Option("--out", help="Folder for archive, model, label maps, tables and report.")
     ] = Path("demo"),
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Time for training.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", help="Time for training.  [default: a fixed number of steps, two to three minutes]"),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the archive and of the training.")] = 0,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,

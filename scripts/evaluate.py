@@ -29,7 +29,7 @@ def run(
     """Scores per case and class, and their summary."""
     from ..pipeline.evaluation.evaluate import evaluate
 
-    outcome = evaluate(predictions, references, out=out, tolerance_mm=tolerance, overwrite=overwrite, seed=seed)
+    outcome = evaluate(predictions, references, out=out, tolerance=tolerance, overwrite=overwrite, seed=seed)
     dice = outcome.facts.get("mean_foreground_dice")
     told = "" if dice is None else f"mean Dice without background {dice:.4f}; see {out}/summary.csv and scores.csv"
     return finish("evaluate", outcome, as_json=as_json, quiet=quiet, next_step=told)

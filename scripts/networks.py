@@ -9,7 +9,11 @@ from .terminal import document, table
 
 
 def run(as_json: options.AsJson = False, debug: options.Debug = False) -> int:
-    """What networks there are: name, 2D/3D, parameters (from 1 channel to 2 classes), paper."""
+    """What networks there are: name, 2D/3D, parameters (from 1 channel to 2 classes), paper.
+
+    Your own is --network path/to/file.py:Class. The class subclasses voxelwise.networks.base.SegmentationNetwork, or
+    has its attributes, and is built as Class(spatial_dims, in_channels, out_channels, **options).
+    """
     from ..networks.registry import describe_networks
 
     rows = describe_networks()
@@ -23,5 +27,5 @@ def run(as_json: options.AsJson = False, debug: options.Debug = False) -> int:
         )
         lines.append((row.name, sizes, row.paper))
     print(table(("name", "parameters", "paper"), lines))
-    print("\nYour own: --network path/to/file.py:Class (README, section on networks)")
+    print("\nYour own: --network path/to/file.py:Class; `voxelwise networks --help` says what the class must have")
     return 0

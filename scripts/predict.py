@@ -14,11 +14,11 @@ from .terminal import finish
 def run(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as `train` leaves behind.")],
     input: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="File, DICOM folder, archive, or (with --fold) a data set.")
+        Path, typer.Argument(metavar="INPUT", help="File, DICOM folder, archive, or a data set, of which every image.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder, or a file where INPUT is one volume.")],
     fold: Annotated[
-        str | None, typer.Option("--fold", help="With a data set: predict the validation cases of this fold.")
+        str | None, typer.Option("--fold", help="With a data set: predict the validation cases of this fold alone.")
     ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -35,7 +35,14 @@ def run(
     ] = None,
     overwrite: options.Overwrite = False,
     preview: Annotated[bool, typer.Option("--preview", help="A picture of each result beside it.")] = False,
-    workers: options.Workers = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="2: read the next image while one is segmented.  [default: 2 on a GPU, else 1]",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,

@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..pipeline.text import printable
+
 if TYPE_CHECKING:
     from ..pipeline.outcome import Outcome
 
@@ -171,5 +173,4 @@ def short(value: object, width: int = 60) -> str:
 
 def one_line(text: str) -> str:
     """Line breaks become spaces, other control characters and bytes that are no text are escaped."""
-    text = " ".join(part.strip() for part in text.splitlines() if part.strip())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return printable(" ".join(part.strip() for part in text.splitlines() if part.strip()))

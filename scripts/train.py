@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import options as shared
 from .terminal import finish
 
 
@@ -18,10 +18,10 @@ def run(
         typer.Argument(metavar="DATASET", help="MSD or nnU-Net folder, images/ + labels/, or a preprocessed cache."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run, a model folder from its first checkpoint on.")],
-    network: options.Network = None,
-    dims: options.Dims = None,
-    width: options.Width = None,
-    option: options.NetworkOptions = None,
+    network: shared.Network = None,
+    dims: shared.Dims = None,
+    width: shared.Width = None,
+    options: shared.NetworkOptions = None,
     fold: Annotated[str, typer.Option("--fold", help="Number of a fold, or all: every case and no validation.")] = "0",
     cross_validate: Annotated[bool, typer.Option("--cross-validate", help="All folds, one after the other.")] = False,
     splits: Annotated[
@@ -43,17 +43,17 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint; starts if there is none.")
     ] = False,
-    overwrite: options.Overwrite = False,
-    seed: options.Seed = None,
-    device: options.Device = "auto",
-    precision: options.Precision = "auto",
-    workers: options.Workers = None,
+    overwrite: shared.Overwrite = False,
+    seed: shared.Seed = None,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "auto",
+    workers: shared.Workers = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Bit-equal runs on a GPU; slower.")] = False,
-    memory: options.Memory = None,
-    gpu_memory: options.GpuMemory = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    memory: shared.Memory = None,
+    gpu_memory: shared.GpuMemory = None,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
+    debug: shared.Debug = False,
 ) -> int:
     """Train a network; the same command again finishes what is left."""
     from ..pipeline.training.supervised import train
@@ -64,7 +64,7 @@ def run(
         network=network,
         dims=dims,
         width=width,
-        options=options.parse_options(option),
+        options=shared.parse_options(options),
         fold=fold,
         cross_validate=cross_validate,
         splits=splits,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, MRImageStorage
@@ -224,6 +227,18 @@ def mha_file(
     }
     path.write_bytes("".join(f"{name} = {value}\n" for name, value in fields.items()).encode() + data)
     return path
+
+
+def full_disk(patch: pytest.MonkeyPatch, name: str) -> None:
+    """Let the disk be full when the file of this name, and no other, is synced."""
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if f".{name}." in os.readlink(f"/proc/self/fd/{descriptor}"):  # the temporary file of `atomic_write`
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    patch.setattr(os, "fsync", fsync)
 
 
 def blob_dataset(

@@ -54,11 +54,6 @@ def corner_voxels(shape: tuple[int, ...]) -> np.ndarray:
     return np.array(list(product(*((0, end) for end in last))), dtype=np.float64)
 
 
-def corners_mm(geometry: Geometry) -> np.ndarray:
-    """Centres (8, 3) of the corner voxels in RAS+ mm."""
-    return apply_affine(geometry.affine, corner_voxels(geometry.shape))
-
-
 def affine_difference(shape: tuple[int, ...], first: np.ndarray, second: np.ndarray) -> float:
     """How far the corner voxels of two affines lie apart, in voxels of the first; inf where one gives no grid."""
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)

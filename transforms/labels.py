@@ -1,4 +1,4 @@
-"""Label maps: from the values that a file holds to class numbers 0..K-1 and back."""
+"""Label maps: from the values that a file holds to class numbers 0..K-1."""
 
 from __future__ import annotations
 
@@ -69,12 +69,6 @@ def class_numbers(labels: np.ndarray, values: Sequence[int], where: str = "label
         if value < len(table):
             table[value] = number
     return table[labels]
-
-
-def label_values(classes: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """Class numbers as the values that the data set uses; the smallest unsigned type that holds them."""
-    table = np.asarray(values, np.uint8 if max(values) < 256 else np.uint16)
-    return table[classes]
 
 
 class ToClasses(MapTransform):

@@ -1,7 +1,9 @@
 """`convert`: every usable volume of a file, folder or archive -> NIfTI and a JSON sidecar.
 
 One damaged series stops that series: it is named in failures.csv, and the others are converted. A sidecar says what the
-volume is (BIDS names where they exist), what was repaired and what a reader should know, and names nobody.
+volume is (BIDS names where they exist), what was repaired and what a reader should know; nothing of a header that names
+a patient goes into it. What is not DICOM is called by its file's name, and paths relative to the input stand in
+manifest.json, failures.csv and on the terminal: folders named after people name them there.
 """
 
 from __future__ import annotations
@@ -16,19 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import CaseError, NoRoomError, UsageError
+from ...errors import CaseError, UsageError
 from ...transforms.geometry import axis_codes
 from ...transforms.readers import Found, NotAVolume, Source, find_sources, read_source
 from ...transforms.volume import NOTHING, Entry, Volume
 from ...transforms.writers import write_json, write_volume
 from ..identity import case_id
-from ..manifest import NO_ROOM, Outcome, OutputFolder, digest_of, printable, salt_of
+from ..manifest import Outcome, OutputFolder, digest_of, salt_of
+from ..refusals import refusal, refuse_overlap
 from ..scale_out import each
+from ..text import printable
 from .naming import case_names, relative, source_id
 
 log = logging.getLogger(__name__)
 
 METRE, MICRON = 1, 3  # of NIfTI's xyzt_units
+PARSING = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def convert(
         UsageError: a missing or empty input, two volumes of one name, results of other settings in `out`.
     """
     root, target = Path(input), Path(out)
-    _refuse_overlap(root, target)
+    refuse_overlap(root, target)
     if name is not None and target.name.endswith((".nii", ".nii.gz")) and not target.is_dir():
         raise UsageError(f"--name {name!r}: {target} is already the name; give a folder, or leave --name out")
     found = find_sources(root)
@@ -123,7 +128,7 @@ def in_millimetres(volume: Volume) -> Volume:
 
 
 def sidecar(volume: Volume, job: Job) -> dict[str, Any]:
-    """What is known of a volume, without identifiers; `repairs` and `notes` are lists of {code, detail}."""
+    """What is known of a volume, no identifiers of the header; `repairs`, `notes` are lists of {code, detail}."""
     geometry = volume.geometry
     facts = {key: _json_number(value) for key, value in volume.facts.items()}
     return {
@@ -142,30 +147,21 @@ def sidecar(volume: Volume, job: Job) -> dict[str, Any]:
     }
 
 
-def stopped_by(error: Exception, files: Sequence[Path], root: Path) -> CaseError:
-    """The refusal that an exception comes to; its text names a file and quotes nothing of a header.
+def stopped_by(error: Exception, files: Sequence[str]) -> CaseError:
+    """The refusal that an exception comes to; a parser's own error means a damaged file.
 
     Raises:
-        Exception: the error itself, where it is not about this case (no room on the disk, an unsafe file).
+        Exception: the error itself, where it is not about this volume (no room on the disk, an unsafe file).
     """
-    first = relative(files[0], root) if files else str(root)
-    if isinstance(error, CaseError):
-        named = any(path.name in str(error) or (path.parent.name and path.parent.name in str(error)) for path in files)
-        return error if named or not files else CaseError(f"{first}: {error}", error.code)
-    if isinstance(error, NoRoomError) or (isinstance(error, OSError) and error.errno in NO_ROOM):
+    if (known := refusal(error, files)) is not None:
+        return known
+    if not isinstance(error, PARSING):
         raise error
-    if isinstance(error, OSError):
-        return CaseError(
-            f"{first}: cannot be read ({error.strerror or type(error).__name__}); check the file", "unreadable"
-        )
-    if isinstance(error, MemoryError):
-        return CaseError(f"{first}: needs more memory than there is; convert it alone on a larger machine", "memory")
-    if isinstance(error, (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, EOFError)):
-        log.debug("%s", first, exc_info=error)
-        return CaseError(
-            f"{first}: cannot be parsed ({type(error).__name__}); the file is damaged, leave it out", "unparsable"
-        )
-    raise error
+    first = files[0] if files else "input"
+    log.debug("%s", first, exc_info=error)
+    return CaseError(
+        f"{first}: cannot be parsed ({type(error).__name__}); the file is damaged, leave it out", "unparsable"
+    )
 
 
 def _jobs(found: Found, root: Path, folder: OutputFolder, salt: str, template: str | None) -> list[Job]:
@@ -207,8 +203,8 @@ def _convert_all(folder: OutputFolder, jobs: Sequence[Job], root: Path, workers:
             folder.record(job.case, [job.target, job.sidecar], result.inputs, seconds=result.seconds)
             log.info("converted %d of %d: %s", number, len(left), job.case)
             continue
-        refusal = stopped_by(result, job.source.files, root)
-        failure = folder.fail(job.case, [relative(path, root) for path in job.source.files], refusal)
+        files = [relative(path, root) for path in job.source.files]
+        failure = folder.fail(job.case, files, stopped_by(result, files))
         log.warning("%s: stopped: %s", job.case, failure.message)
 
 
@@ -216,8 +212,8 @@ def _tell_rest(folder: OutputFolder, found: Found, root: Path) -> None:
     """What was found and is no volume: stopped files fail, the others are listed in the manifest."""
     for stop in found.stopped:
         files = [relative(path, root) for path in stop.files]
-        refusal = stopped_by(CaseError(stop.message, stop.code), stop.files, root)
-        failure = folder.fail(files[0] if files else root.name, files, refusal)
+        error = CaseError(stop.message, stop.code)
+        failure = folder.fail(files[0] if files else root.name, files, stopped_by(error, files))
         log.warning("%s: stopped: %s", failure.case, failure.message)
     folder.facts["listed"] = [_listed(entry, root) for entry in found.listed]
     folder.facts["rubbish"] = found.rubbish
@@ -234,16 +230,6 @@ def _listed(entry: NotAVolume, root: Path) -> dict[str, Any]:
 def _salt_mark(salt: Path | str | None) -> str | None:
     """A word that tells salts apart and gives none away."""
     return None if salt is None else case_id(salt_of(Path(), Path(salt)), "salt").removeprefix("case-")
-
-
-def _refuse_overlap(root: Path, out: Path) -> None:
-    source, target = root.resolve(), out.resolve()
-    if source == target:
-        raise UsageError(f"{out} is the input; nothing is written over what is read, choose another place")
-    if source.is_dir() and target.is_relative_to(source):
-        raise UsageError(
-            f"{out} lies inside the input {root} and would be read as input the next time; choose a place outside"
-        )
 
 
 def _json_number(value: Any) -> Any:

@@ -1,7 +1,9 @@
 """`index`: what an archive holds, in one SQLite file: every volume with its geometry, its verdict and the reason.
 
-Headers are read, pixels are not. Series are called by salted hashes; the file holds paths and no identifier of a
-patient, and is written whole or not at all. A tree whose names, sizes and times did not change is not read again.
+Headers are read, pixels are not. Series are called by salted hashes, and nothing of a header that names a patient is
+kept. The paths of the files are: here, in failures.csv and on the terminal, so an archive whose folders or files are
+named after people gives these names away. The file is written whole or not at all. A tree whose names, sizes and times
+did not change is not read again.
 
 Tables:
     meta       key, value: format, archive, salt, a digest of the tree

@@ -16,7 +16,7 @@ from ...transforms.labels import class_numbers, label_counts, whole_labels
 from ...transforms.loading import load, load_channels
 from ...transforms.volume import Entry, Geometry, Volume
 from ..manifest import Failure
-from .cases import Case, Dataset, LabelInfo
+from .cases import Case, LabelInfo
 
 GRID_TOLERANCE_VOXELS = 0.1
 Result = TypeVar("Result")
@@ -182,16 +182,6 @@ def failure_of(case: Case, error: CaseError) -> Failure:
     """The record of a case that was stopped."""
     files = [*case.images, *([case.label] if case.label is not None else [])]
     return Failure(case.name, tuple(file.name for file in files), error.code, str(error))
-
-
-def check_cases(dataset: Dataset, *, workers: int | None = 1) -> tuple[list[Case], list[Failure]]:
-    """Read every case once; those fit for training, and all that are not (with the layout's own findings)."""
-    values = None if dataset.labels is None else [label.value for label in dataset.labels]
-    several = len(dataset.channels) > 1
-    done, failures = each_case(
-        dataset.cases, lambda case: read_case(case, values, several_channels=several).counts, workers
-    )
-    return [case for case, _ in done], [*dataset.failures, *failures]
 
 
 def labels_found(counts: Sequence[dict[int, int]]) -> tuple[LabelInfo, ...]:

@@ -14,6 +14,7 @@ from .fingerprint import ChannelFacts, Fingerprint
 
 ANISOTROPIC = 3.0  # a grid whose coarsest step is more than so many times its finest
 CROP_SAVES = 0.25
+NARROWEST_WINDOW_HU = 400.0  # of a radiologist's soft-tissue window; inside fat alone the percentiles span 120 HU
 MR_WORDS = {
     "mr",
     "mri",
@@ -122,26 +123,34 @@ def choose_normalisation(
 ) -> tuple[list[dict[str, Any]], str]:
     """Per channel: a window from the values inside the labels for CT, the image's own mean and deviation otherwise."""
     if modality == "CT":
-        entries = [
-            {
-                "kind": "window",
-                "low": round(channel.percentile_00_5, 3),
-                "high": round(max(channel.percentile_99_5, channel.percentile_00_5 + 1), 3),
-                "mean": round(channel.mean, 4),
-                "std": round(max(channel.std, 1e-3), 4),
-            }
-            for channel in channels
-        ]
+        entries = [_window(channel) for channel in channels]
         where = "inside the labels" if channels[0].inside_labels else "of the images, as nothing is labelled"
         return (
             entries,
-            f"CT has a scale: window from the 0.5 to the 99.5 percentile {where}, then their mean and deviation",
+            f"CT has a scale: window from the 0.5 to the 99.5 percentile {where}, "
+            f"at least {NARROWEST_WINDOW_HU:g} HU wide so that what lies around still differs, then mean and deviation",
         )
     if crop == "nonzero":
         return [
             {"kind": "zscore_nonzero"} for _ in channels
         ], "no common scale, and zero is outside: each image by itself"
     return [{"kind": "zscore"} for _ in channels], "no common scale between images: each by its own mean and deviation"
+
+
+def _window(channel: ChannelFacts) -> dict[str, Any]:
+    """Window of one CT channel; a narrow one is widened about its middle, its deviation to a quarter of the width."""
+    low, high = channel.percentile_00_5, channel.percentile_99_5
+    missing = NARROWEST_WINDOW_HU - (high - low)
+    std = channel.std
+    if missing > 0:
+        low, high, std = low - missing / 2, high + missing / 2, max(std, NARROWEST_WINDOW_HU / 4)
+    return {
+        "kind": "window",
+        "low": round(low, 3),
+        "high": round(high, 3),
+        "mean": round(channel.mean, 4),
+        "std": round(max(std, 1e-3), 4),
+    }
 
 
 def choose_mirror_axes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ...transforms.geometry import axis_codes, closest_axes
 from ..manifest import Failure
 from .cases import Case, Dataset
 from .checks import CaseVoxels, each_case, failure_of, find_copies, labels_found, read_case, voxel_digest
+from .layouts import read_dataset
 
 SAMPLES = 20_000  # foreground voxels kept of a case and channel, evenly spread
 
@@ -86,7 +88,7 @@ class Fingerprint:
         """Plain values for `--json` and the plan's report."""
         spacing = np.array([case.spacing_mm for case in self.cases])
         shape = np.array([case.shape for case in self.cases])
-        values = [label.value for label in self.dataset.labels or ()]
+        labels = {label.value: label.name for label in self.dataset.labels or ()}
         voxel_ml = {case.name: float(np.prod(case.spacing_mm)) / 1000 for case in self.cases}
         return {
             "dataset": self.dataset.name,
@@ -103,30 +105,36 @@ class Fingerprint:
                 "greatest": spacing.max(0).tolist(),
             },
             "orientations": sorted({case.orientation for case in self.cases}),
-            "channels": [vars(channel) for channel in self.channels],
+            "channels": [
+                {"name": name, **vars(channel)}
+                for name, channel in zip(self.dataset.channels, self.channels, strict=True)
+            ],
             "labels": {
                 str(value): {
+                    "name": name,
                     "cases": sum(value in case.counts for case in self.cases),
                     "median_voxels": float(np.median([case.counts.get(value, 0) for case in self.cases])),
                     "median_ml": float(
                         np.median([case.counts.get(value, 0) * voxel_ml[case.name] for case in self.cases])
                     ),
                 }
-                for value in values
+                for value, name in labels.items()
             },
         }
 
 
-def take_fingerprint(dataset: Dataset, *, workers: int | None = 1) -> Fingerprint:
+def take_fingerprint(dataset: Path | str | Dataset, *, workers: int | None = 1) -> Fingerprint:
     """Read every case once; those that are not fit for training are named and left out.
 
     Args:
-        dataset: as `read_dataset` found it.
+        dataset: folder, dataset.json, or what `read_dataset` found.
         workers: threads that read.
 
     Raises:
+        UsageError: no such data set, unknown layout.
         NothingDoneError: no case is left.
     """
+    dataset = dataset if isinstance(dataset, Dataset) else read_dataset(dataset)
     values = None if dataset.labels is None else [label.value for label in dataset.labels]
     background = 0 if values is None else values[0]
     several = len(dataset.channels) > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 from sklearn.model_selection import KFold
 
 from ...errors import UsageError
-from ...transforms.writers import write_json
 from .cases import Dataset
 
 FOLDS = 5
@@ -60,11 +59,6 @@ def make_folds(dataset: Dataset, splits: Path | str | None = None, *, count: int
 def all_cases(dataset: Dataset) -> Fold:
     """`--fold all`: every case trains and none validates."""
     return Fold(tuple(case.name for case in dataset.cases), ())
-
-
-def write_folds(folds: Sequence[Fold], path: Path) -> None:
-    """Write folds in the form that `make_folds` (and nnU-Net) reads."""
-    write_json(path, [{"train": list(fold.train), "val": list(fold.validation)} for fold in folds])
 
 
 def _fold(dataset: Dataset, validating: set[str]) -> Fold:

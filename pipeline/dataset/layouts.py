@@ -18,9 +18,8 @@ from typing import Any
 from ...errors import UsageError
 from ..manifest import Failure
 from .cases import Case, Dataset, LabelInfo
-from .checks import check_cases
 
-__all__ = ["Case", "Dataset", "LabelInfo", "base_name", "check_cases", "read_dataset"]
+__all__ = ["Case", "Dataset", "LabelInfo", "base_name", "is_dataset", "read_dataset"]
 
 SUFFIXES = (
     ".nii.gz",
@@ -52,11 +51,20 @@ def base_name(path: Path) -> str:
     return path.name
 
 
-def read_dataset(path: Path | str) -> Dataset:
+def is_dataset(path: Path) -> bool:
+    """Whether a path is a data set: a dataset.json or its folder, or a folder that holds images/ and labels/."""
+    if path.is_file():
+        return path.suffix == ".json"
+    return (path / "dataset.json").is_file() or ((path / "images").is_dir() and (path / "labels").is_dir())
+
+
+def read_dataset(path: Path | str, *, unlabelled: bool = False) -> Dataset:
     """Find the cases of a data set.
 
     Args:
         path: the folder, or its dataset.json.
+        unlabelled: images without a label map are cases too (with `label` None), for prediction; else they are
+            failures.
 
     Raises:
         UsageError: no such folder, an unknown layout, a dataset.json that cannot be understood, no case at all.
@@ -69,9 +77,9 @@ def read_dataset(path: Path | str) -> Dataset:
     root = path.parent if path.is_file() else path
     description = path if path.is_file() else root / "dataset.json"
     if description.is_file():
-        dataset = _read_described(root, description)
+        dataset = _read_described(root, description, unlabelled)
     elif (root / "images").is_dir() and (root / "labels").is_dir():
-        dataset = _read_plain(root)
+        dataset = _read_plain(root, unlabelled)
     else:
         found = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
         if not found:
@@ -84,7 +92,7 @@ def read_dataset(path: Path | str) -> Dataset:
     return dataset
 
 
-def _read_described(root: Path, description: Path) -> Dataset:
+def _read_described(root: Path, description: Path, unlabelled: bool) -> Dataset:
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -100,9 +108,10 @@ def _read_described(root: Path, description: Path) -> Dataset:
     labels = _labels(content.get("labels"), description)
     name = str(content.get("name") or root.resolve().name)
     if is_list:
-        cases, failures = _listed_cases(root, content["training"], description)
+        cases, failures = _listed_cases(root, content["training"], description, unlabelled)
         return Dataset(name, root, cases, channels, labels, "msd", failures)
-    cases, failures = _numbered_cases(root, str(content.get("file_ending", "")), len(channels), description)
+    ending = str(content.get("file_ending", ""))
+    cases, failures = _numbered_cases(root, ending, len(channels), description, unlabelled)
     return Dataset(name, root, cases, channels, labels, "nnunet", failures)
 
 
@@ -143,7 +152,9 @@ def _labels(labels: Any, description: Path) -> tuple[LabelInfo, ...] | None:
     return tuple(sorted(found, key=lambda label: label.value))
 
 
-def _listed_cases(root: Path, entries: Any, description: Path) -> tuple[tuple[Case, ...], tuple[Failure, ...]]:
+def _listed_cases(
+    root: Path, entries: Any, description: Path, unlabelled: bool
+) -> tuple[tuple[Case, ...], tuple[Failure, ...]]:
     """Decathlon: `training` names each pair, relative to dataset.json."""
     cases, failures = [], []
     for number, entry in enumerate(entries):
@@ -156,7 +167,9 @@ def _listed_cases(root: Path, entries: Any, description: Path) -> tuple[tuple[Ca
         label = _inside(root, str(entry["label"]))
         case = Case(base_name(label), images, label, base_name(label))
         missing = [file for file in (*images, label) if not file.exists()]
-        if missing:
+        if unlabelled and missing == [label]:
+            cases.append(replace(case, label=None))
+        elif missing:
             message = f"training[{number}] of {description} lists {missing[0]}, which does not exist"
             failures.append(Failure(case.name, tuple(file.name for file in missing), "file-missing", message))
         else:
@@ -175,11 +188,11 @@ def _inside(root: Path, listed: str) -> Path:
 
 
 def _numbered_cases(
-    root: Path, ending: str, channels: int, description: Path
+    root: Path, ending: str, channels: int, description: Path, unlabelled: bool
 ) -> tuple[tuple[Case, ...], tuple[Failure, ...]]:
     """nnU-Net: imagesTr/NAME_0000.ENDING for each channel, labelsTr/NAME.ENDING."""
     images, labels = root / "imagesTr", root / "labelsTr"
-    if not labels.is_dir():
+    if not labels.is_dir() and not unlabelled:
         raise UsageError(f"{description}: {labels} is not there; an nnU-Net raw folder holds imagesTr/ and labelsTr/")
     by_case: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     failures = []
@@ -196,7 +209,7 @@ def _numbered_cases(
                     f"{file}: expected a name that ends in _0000, _0001, ...",
                 )
             )
-    by_label = _grouped(_visible(labels, ending))
+    by_label = _grouped(_visible(labels, ending) if labels.is_dir() else [])
     cases = []
     for name in sorted({*by_case, *by_label}):
         numbers, label_files = by_case.get(name, {}), by_label.get(name, [])
@@ -206,26 +219,27 @@ def _numbered_cases(
             message = f"{images / name}: found the channels {', '.join(sorted(numbers))}, expected {', '.join(wanted)}"
             failures.append(Failure(name, tuple(file.name for file in files), "channel-missing", message))
             continue
-        problem = _pairing_problem(
-            name, images, labels, files if len(files) != len(numbers) else files[:1], label_files
-        )
+        one_each = files if len(files) != len(numbers) else files[:1]
+        problem = _pairing_problem(name, images, labels, one_each, label_files, unlabelled)
         if problem is not None:
             failures.append(problem)
         else:
-            cases.append(Case(name, tuple(numbers[number][0] for number in wanted), label_files[0], name))
+            found = tuple(numbers[number][0] for number in wanted)
+            cases.append(Case(name, found, label_files[0] if label_files else None, name))
     return tuple(cases), tuple(failures)
 
 
-def _read_plain(root: Path) -> Dataset:
+def _read_plain(root: Path, unlabelled: bool) -> Dataset:
     """images/ and labels/, one file (or one folder with a DICOM series) a case."""
     images, labels = _grouped(_visible(root / "images")), _grouped(_visible(root / "labels"))
     cases, failures = [], []
     for name in sorted({*images, *labels}):
-        problem = _pairing_problem(name, root / "images", root / "labels", images.get(name, []), labels.get(name, []))
+        files, label_files = images.get(name, []), labels.get(name, [])
+        problem = _pairing_problem(name, root / "images", root / "labels", files, label_files, unlabelled)
         if problem is not None:
             failures.append(problem)
         else:
-            cases.append(Case(name, (images[name][0],), labels[name][0], name))
+            cases.append(Case(name, (files[0],), label_files[0] if label_files else None, name))
     return Dataset(root.resolve().name, root, tuple(cases), (), None, "plain", tuple(failures))
 
 
@@ -247,10 +261,10 @@ def _grouped(files: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def _pairing_problem(
-    name: str, images_folder: Path, labels_folder: Path, images: list[Path], labels: list[Path]
+    name: str, images_folder: Path, labels_folder: Path, images: list[Path], labels: list[Path], unlabelled: bool
 ) -> Failure | None:
     files = tuple(file.name for file in (*images, *labels))
-    if not labels:
+    if not labels and not unlabelled:
         message = (
             f"{images[0]} has no label map: expected {labels_folder / name} with an image's suffix; add it or take "
             "the image away"
@@ -304,10 +318,11 @@ def _with_patients(dataset: Dataset) -> Dataset:
                 f"{table}: found the columns {', '.join(rows.fieldnames or ())}, expected case and patient"
             )
         patients = {row["case"]: row["patient"] for row in rows if row["case"] and row["patient"]}
-    missing = [case.name for case in dataset.cases if case.name not in patients]
+    missing = [case.name for case in dataset.cases if case.name not in patients and case.label is not None]
     if missing:
         raise UsageError(
             f"{table}: {len(missing)} cases have no patient (the first: {missing[0]}); give each case a row, "
             "so that no patient stands on both sides of a fold"
         )
-    return replace(dataset, cases=tuple(replace(case, patient=patients[case.name]) for case in dataset.cases))
+    cases = tuple(replace(case, patient=patients.get(case.name, case.name)) for case in dataset.cases)
+    return replace(dataset, cases=cases)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError, unknown
+from ..sizes import parse_bytes
+from .cases import Dataset
 from .choices import (
     choose_bias_field,
     choose_crop,
@@ -20,7 +22,6 @@ from .choices import (
     choose_spacing,
 )
 from .fingerprint import Fingerprint, take_fingerprint
-from .layouts import read_dataset
 from .plan_record import Plan, plan_from, read_plan, write_plan
 from .topology import Machine, choose_topology
 
@@ -51,36 +52,63 @@ AUGMENTATION = {
 
 
 def plan(
-    dataset: Path | str,
+    dataset: Path | str | Dataset | Fingerprint,
     *,
     out: Path | str | None = None,
-    overwrite: bool = False,
+    network: str | None = None,
+    dims: int | None = None,
+    width: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    memory: str | int | None = None,
+    gpu_memory: str | int | None = None,
+    seed: int | None = None,
     workers: int | None = 1,
+    overwrite: bool = False,
     **choices: Any,
 ) -> Plan:
     """Look at a data set and plan its training; cases that cannot be used are named in the log.
 
     Args:
-        dataset: folder or dataset.json.
+        dataset: folder, dataset.json, or its fingerprint (`take_fingerprint`), which says what the data set looks like.
         out: YAML file to write; nothing is written without it.
-        overwrite: replace an existing file.
+        network: a name that `describe_networks` lists, or file.py:Class.
+        dims: 2 for a slice model, 3 for a volume model.
+        width: channels of the first level.
+        options: of the network.
+        memory: RAM to stay within on a CPU, as bytes or as "4GB".
+        gpu_memory: the same of a GPU, where there is one.
+        seed: of every draw.
         workers: threads that read.
-        choices: of `make_plan` (network, dims, width, ...) or any field of the plan.
+        overwrite: replace an existing file.
+        choices: of `make_plan`, or any field of the plan.
 
     Raises:
         UsageError: no such data set, unknown layout, wrong choice, `out` exists.
         NothingDoneError: no case can be used.
     """
-    if out is not None and Path(out).exists() and not overwrite:
-        raise UsageError(f"{out} exists; use --overwrite or another name")
-    fingerprint = take_fingerprint(read_dataset(dataset), workers=workers)
+    refuse_existing(out, overwrite)
+    amounts = {"cpu": parse_bytes(memory, "--memory"), "gpu": parse_bytes(gpu_memory, "--gpu-memory")}
+    amount = amounts[Machine.here(choices.get("device_kind", "auto"), 1).kind]
+    if amount is not None:
+        choices["memory_bytes"] = amount
+    fingerprint = dataset if isinstance(dataset, Fingerprint) else take_fingerprint(dataset, workers=workers)
     for failure in fingerprint.failures:
         LOG.warning("left out: %s", failure.message)
-    made = make_plan(fingerprint, **choices)
+    made = make_plan(fingerprint, network=network, dims=dims, width=width, options=options, seed=seed, **choices)
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_plan(made, out)
     return made
+
+
+def refuse_existing(out: Path | str | None, overwrite: bool) -> None:
+    """Keep a plan that somebody may have edited.
+
+    Raises:
+        UsageError: the file is there and is not to be replaced.
+    """
+    if out is not None and Path(out).exists() and not overwrite:
+        raise UsageError(f"{out} exists; use --overwrite or another name")
 
 
 def make_plan(

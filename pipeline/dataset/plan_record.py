@@ -138,11 +138,6 @@ class Plan(Record):
         return self
 
     @property
-    def label_values(self) -> tuple[int, ...]:
-        """The value in the label maps of each class."""
-        return tuple(label.value for label in self.labels)
-
-    @property
     def slice_axis(self) -> int | None:
         """The axis along which a slice model has no extent; None for a volume model."""
         return self.patch.index(1) if self.dims == 2 else None

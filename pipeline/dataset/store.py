@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from inspect import signature
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,17 @@ from ...transforms.chains import build_chain, preprocessing_steps, run_chain
 from ...transforms.labels import label_counts, whole_labels
 from ...transforms.located import affine_of, plain
 from ...transforms.volume import Entry, Geometry
-from ...transforms.writers import atomic_write
-from ..manifest import Outcome, OutputFolder, digest_of
+from ...transforms.writers import atomic_write, write_json
+from ..manifest import Failure, Outcome, OutputFolder, digest_of, file_digest
 from ..scale_out import each
 from .cases import Case, Dataset
 from .checks import check_grid, find_copies, voxel_digest
 from .fingerprint import Fingerprint, take_fingerprint
 from .layouts import read_dataset
 from .plan import make_plan
-from .plan_record import Plan, read_plan
+from .plan_record import Plan, read_plan, write_plan
 
+PLAN_FILE, PATIENTS_FILE = "plan.yaml", "patients.json"
 STORE_VERSION = 1  # raised when the same plan would give other voxels
 SAMPLES_PER_CLASS = 10_000
 CHUNK, BLOCK = 128, 32
@@ -76,6 +78,7 @@ def preprocess(
         NothingDoneError: no case can be used.
     """
     dataset = dataset if isinstance(dataset, Dataset) else read_dataset(dataset)
+    listed = dataset.cases
     if plan is None:
         fingerprint = take_fingerprint(dataset, workers=workers)
         plan, dataset = make_plan(fingerprint, **choices), fingerprint.dataset
@@ -117,7 +120,51 @@ def preprocess(
     if not outcome.done and not outcome.skipped:
         first = f"; the first: {outcome.failures[0].message}" if outcome.failures else ""
         raise NothingDoneError(f"data set {dataset.root}: none of its cases could be preprocessed{first}")
+    write_plan(plan, Path(out) / PLAN_FILE)
+    write_json(Path(out) / PATIENTS_FILE, {case.name: case.patient for case in listed})
     return outcome
+
+
+def stored_dataset(cache: Path) -> tuple[Dataset, Plan] | None:
+    """The data set that a store was made from, as far as training needs it, and its plan; None where there is none.
+
+    All cases of the data set are in it, those that were stopped too, so that the folds are those of the data set.
+
+    Raises:
+        UsageError: a store that is not finished, or whose plan was changed since.
+    """
+    if not _is_store(cache):
+        return None
+    store = open_store(cache)
+    if not (cache / PATIENTS_FILE).is_file():
+        raise UsageError(f"{cache}: its {PATIENTS_FILE} is not there; preprocess again")
+    plan = read_plan(cache / PLAN_FILE)
+    if [dict(step) for step in store.steps] != preprocessing_steps(**plan.model_dump()):
+        raise UsageError(f"{cache}: its {PLAN_FILE} is not the one that its cases were made with; preprocess again")
+    patients = json.loads((cache / PATIENTS_FILE).read_text(encoding="utf-8"))
+    cases = tuple(Case(name, (), None, str(patients.get(name, name))) for name in sorted({*patients, *store.cases}))
+    unlisted = tuple(failure for failure in store.failures if failure.case not in patients)
+    return Dataset(plan.dataset, cache, cases, tuple(plan.channels), layout="store", failures=unlisted), plan
+
+
+def damaged_cases(store: Store) -> tuple[Failure, ...]:
+    """Cases whose files are not those that the store's manifest names; every byte is read."""
+    failures = []
+    for name in store.cases:
+        for file, digest in store.records[name]["files"].items():
+            path = store.folder / file
+            if not path.is_file() or file_digest(path) != digest:
+                found = "has another checksum than its manifest says" if path.is_file() else "is not there"
+                message = f"case {name}: {path} {found}; preprocess the data set again, or go on without the case"
+                failures.append(Failure(name, (path.name,), "store-entry", message))
+    return tuple(failures)
+
+
+def _is_store(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["command"] == "preprocess")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _prepare(task: _Task) -> tuple[dict[str, Any], list[Entry]]:
@@ -197,11 +244,13 @@ class Store:
         folder: where they lie.
         records: of the manifest: case -> shape, affine, voxels of each class.
         steps: the chain that made them.
+        failures: cases that were stopped when the store was made.
     """
 
     folder: Path
     records: Mapping[str, Mapping[str, Any]]
     steps: tuple[Mapping[str, Any], ...]
+    failures: tuple[Failure, ...] = ()
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -235,10 +284,11 @@ class Store:
         return self.records[name]
 
     def _open(self, name: str, part: str) -> blosc2.NDArray:
-        offset = self._record(name)["offsets"][part]
+        offsets = self._record(name)["offsets"]
+        offset = offsets[part]
         path = self.folder / f"{name}{SUFFIX}"
         try:
-            array = blosc2.open(str(path), mode="r", offset=offset, dparams=blosc2.DParams(nthreads=1))
+            array = _open_frame(path, offset, min((o for o in offsets.values() if o > offset), default=None))
         except (OSError, RuntimeError, ValueError) as error:
             raise CaseError(
                 f"{path}: cannot be opened ({error}); preprocess the data set again", "store-entry"
@@ -246,6 +296,14 @@ class Store:
         if not isinstance(array, blosc2.NDArray):
             raise CaseError(f"{path}: is no array; preprocess the data set again", "store-entry")
         return array
+
+
+def _open_frame(path: Path, offset: int, end: int | None) -> blosc2.NDArray:
+    """One array of an entry, read slice by slice; plain arrays only, never an expression that a file names."""
+    if "deserialize" in signature(blosc2.open).parameters:
+        settings = {"deserialize": "safe", "dparams": blosc2.DParams(nthreads=1)}
+        return blosc2.open(str(path), mode="r", offset=offset, **settings)
+    return blosc2.ndarray_from_cframe(path.read_bytes()[offset:end], copy=False)  # older versions, such as Python 3.10 has
 
 
 def open_store(cache: Path | str) -> Store:
@@ -259,10 +317,17 @@ def open_store(cache: Path | str) -> Store:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["command"] != "preprocess":
             raise KeyError("preprocess")
-        steps = manifest["settings"]["steps"]
-        return Store(folder, manifest["cases"], tuple(steps))
+        steps, finished = manifest["settings"]["steps"], manifest["finished"]
+        failures = tuple(Failure(**{**one, "files": tuple(one["files"])}) for one in manifest["failures"])
+        store = Store(folder, manifest["cases"], tuple(steps), failures)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder} is no store of preprocessed cases; make one with `voxelwise preprocess`") from error
+    if finished is not True:
+        raise UsageError(
+            f"{folder}: preprocessing was cut off or still goes on (its manifest is not finished); let "
+            "`voxelwise preprocess` come to its end first"
+        )
+    return store
 
 
 def _files(case: Case) -> list[Path]:

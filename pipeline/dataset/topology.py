@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import torch
 
+from ...errors import UsageError
 from ...networks.base import SegmentationNetwork
 from ...networks.registry import build_network
 
@@ -18,6 +19,7 @@ SMALLEST_SIDE = 4  # of the deepest feature map
 MOST_LEVELS = {"cpu": 4, "gpu": 6}
 FIRST_WIDTH = {"cpu": 16, "gpu": 32}
 WIDEST = {3: 320, 2: 512}
+PER_LEVEL = ("widths", "strides", "kernels")  # options of the U-Net with an entry a level
 STEP_VOXELS = {"cpu": 2 * 64**3, "gpu": 4 * 128**3}  # patch x batch: what keeps a step at about a second
 LEAST_BATCH = {3: 2, 2: 8}
 LARGEST_BATCH = {"cpu": 32, "gpu": 64}
@@ -121,14 +123,12 @@ def choose_topology(
     axes = [axis for axis in range(3) if axis != slice_axis] if dims == 2 else [0, 1, 2]
     steps = [float(spacing_mm[axis]) for axis in axes]
     given = None if patch is None else [int(patch[axis]) for axis in axes]
+    levels = _levels_given(options or {}) if network == "unet" else None
     sides = given or [max(1, round(float(shape[axis]))) for axis in axes]
     while True:
-        chosen = _unet_options(sides, steps, machine.kind, width, dims) if network == "unet" else {}
-        levels = (options or {}).get("widths") or (options or {}).get("strides")
-        if levels and network == "unet":
-            chosen = _unet_levels(len(levels), machine.kind, width, dims)  # the user's levels instead
-        if width and network != "unet":
-            chosen = {"width": width}
+        chosen = {"width": width} if width else {}
+        if network == "unet":
+            chosen = _unet_options(sides, steps, machine.kind, width, dims, levels)
         model = _Model(network, dims, channels, classes, {**chosen, **(options or {})})
         stride, smallest = model.alignment()
         whole = given or [ceil(side / step) * step for side, step in zip(sides, stride, strict=True)]
@@ -148,16 +148,32 @@ def choose_topology(
     for axis, side in zip(axes, whole, strict=True):
         full[axis] = side
     options = dict(model.options)
-    return Topology(full, size, options, _reasons(shape, full, stride, size, machine, options, batch))
+    return Topology(full, size, options, _reasons(shape, full, stride, size, machine, options, batch, levels))
+
+
+def _levels_given(options: Mapping[str, Any]) -> int | None:
+    """Levels of a U-Net whose user gives `widths`, `strides` or `kernels`; None where the images decide.
+
+    Raises:
+        UsageError: lists of different lengths, which are no levels.
+    """
+    lengths = {name: len(options[name]) for name in PER_LEVEL if isinstance(options.get(name), (list, tuple))}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise UsageError(f"options of network 'unet': {found} entries; give each of them one entry a level")
+    return next(iter(lengths.values()), None)
 
 
 def _unet_options(
-    sides: Sequence[int], steps: Sequence[float], kind: str, width: int | None, dims: int
+    sides: Sequence[int], steps: Sequence[float], kind: str, width: int | None, dims: int, levels: int | None = None
 ) -> dict[str, Any]:
-    """Levels, strides and kernels: an axis is halved while 4 voxels remain, but not where it is coarse already."""
+    """Levels, strides and kernels: an axis is halved while 4 voxels remain, but not where it is coarse already.
+
+    With `levels` given there are as many, and the rule decides what each halves as long as there is something left.
+    """
     extent, grid = [float(side) for side in sides], list(steps)
     strides, kernels = [[1] * dims], [_kernel(grid)]
-    while len(strides) < MOST_LEVELS[kind]:
+    while len(strides) < (levels or MOST_LEVELS[kind]):
         can = [side / 2 >= SMALLEST_SIDE for side in extent]
         finest = min((step for step, able in zip(grid, can, strict=True) if able), default=0.0)
         halves = [able and step < 2 * finest for step, able in zip(grid, can, strict=True)]
@@ -167,7 +183,7 @@ def _unet_options(
         extent = [side / 2 if halve else side for side, halve in zip(extent, halves, strict=True)]
         grid = [step * 2 if halve else step for step, halve in zip(grid, halves, strict=True)]
         kernels.append(_kernel(grid))
-    if len(strides) < 2:  # tiny images: the network pads
+    while len(strides) < (levels or 2):  # tiny images: the network pads
         strides.append([2] * dims)
         kernels.append([3] * dims)
     options = {**_unet_levels(len(strides), kind, width, dims), "strides": strides}
@@ -208,6 +224,7 @@ def _reasons(
     machine: Machine,
     options: Mapping[str, Any],
     given: int | None,
+    levels: int | None,
 ) -> dict[str, str]:
     median = " x ".join(f"{side:.0f}" for side in shape)
     whole = all(side >= median_side for side, median_side in zip(patch, shape, strict=True) if side > 1)
@@ -215,7 +232,9 @@ def _reasons(
     return {
         "patch": f"the median image has {median} voxels on this grid; {covers}, in multiples of {list(stride)}",
         "batch": "given" if given else f"{batch} patches make a step that suits a {machine.kind.upper()}",
-        "network": f"{len(options['widths'])} levels: an axis is halved while {SMALLEST_SIDE} voxels remain"
+        "network": f"{levels} levels, as given"
+        if levels
+        else f"{len(options['widths'])} levels: an axis is halved while {SMALLEST_SIDE} voxels remain"
         if "widths" in options
         else "as asked for",
     }

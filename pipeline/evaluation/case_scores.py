@@ -15,6 +15,7 @@ import numpy as np
 
 from ...errors import CaseError
 from ...transforms.geometry import grid_difference, same_grid
+from ...transforms.labels import whole_labels
 from ...transforms.volume import Volume
 from .overlap import OVERLAP_SCORES, confusion_matrix, counts, overlap_scores, spread, states, volumes, voxel_accuracy
 from .surface import surface_scores
@@ -70,7 +71,7 @@ def score_case(
 
     Args:
         case: name for the record and for messages.
-        prediction: one channel of whole numbers.
+        prediction: one channel of whole numbers; what is whole within 1e-3 is rounded, as training does.
         reference: the same, on the same grid.
         tolerance_mm: of surface Dice.
         values: the values that may occur; None accepts any.
@@ -173,14 +174,7 @@ def _check_grids(case: str, prediction: Volume, reference: Volume) -> None:
 def _labels(case: str, which: str, volume: Volume, values: Sequence[int] | None) -> np.ndarray:
     if volume.channels != 1:
         raise CaseError(f"{case}: the {which} has {volume.channels} channels, a label map has one", "not-a-label-map")
-    labels = volume.array[0]
-    if labels.dtype.kind not in "iub" and not (np.isfinite(labels).all() and np.array_equal(labels, np.rint(labels))):
-        raise CaseError(
-            f"{case}: the {which} holds fractions or NaN, a label map holds whole numbers; write the labels, "
-            "not probabilities",
-            "not-a-label-map",
-        )
-    labels = labels.astype(np.int64)
+    labels = whole_labels(volume.array[0], f"{case}: the {which}")[0].astype(np.int64)
     if values is not None:
         odd = sorted(set(np.unique(labels).tolist()) - set(values) - {0})
         if odd:

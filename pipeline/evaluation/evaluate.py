@@ -52,7 +52,7 @@ def evaluate(
     references: Path | str,
     *,
     out: Path | str,
-    tolerance_mm: float = 2.0,
+    tolerance: float = 2.0,
     overwrite: bool = False,
     labels: Mapping[int, str] | None = None,
     seed: int = 0,
@@ -63,7 +63,7 @@ def evaluate(
         predictions: folder of label maps (volumes or pictures), or one file.
         references: folder of label maps, one file, or a data set whose labels are taken; matched by base name.
         out: folder for the tables.
-        tolerance_mm: how far apart surfaces may lie and still agree in surface Dice (pixels for pictures).
+        tolerance: how many mm apart surfaces may lie and still agree in surface Dice (pixels for pictures).
         overwrite: throw earlier results in `out` away.
         labels: label value -> name; by default what the data set of the references says, else the values found.
         seed: of the bootstrap intervals.
@@ -75,27 +75,27 @@ def evaluate(
         UsageError: a place is missing, empty or holds no label map.
         NothingDoneError: no name is in both places.
     """
-    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise UsageError(f"--tolerance is {tolerance_mm}, expected a distance in mm of 0 or more")
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise UsageError(f"--tolerance is {tolerance}, expected a distance in mm of 0 or more")
     pairs = match(Path(predictions), Path(references))
     classes = labels if labels is not None else pairs.labels
     if classes is not None:
         classes = {0: "background", **{value: classes[value] for value in sorted(classes)}}
     settings = {
-        "tolerance_mm": tolerance_mm,
+        "tolerance_mm": tolerance,
         "seed": seed,
         "labels": None if classes is None else {str(value): name for value, name in classes.items()},
     }
     with OutputFolder(Path(out), "evaluate", settings, overwrite) as folder:
         (folder.out / "cases").mkdir(exist_ok=True)
-        scores = _score_cases(folder, pairs, classes, tolerance_mm)
+        scores = _score_cases(folder, pairs, classes, tolerance)
         _note_unmatched(folder, pairs)
         if not scores:
             return folder.finish()
         if classes is None:
             found = sorted({value for case in scores for value in case.values})
             classes = {value: "background" if value == 0 else str(value) for value in found}
-        dice = write_tables(folder.out, scores, classes, pairs, tolerance_mm=tolerance_mm, seed=seed)
+        dice = write_tables(folder.out, scores, classes, pairs, tolerance_mm=tolerance, seed=seed)
         return folder.finish(mean_foreground_dice=dice, cases=len(scores))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import NothingDoneError, UsageError
-from ..dataset.layouts import base_name, read_dataset
+from ..dataset.layouts import base_name, is_dataset, read_dataset
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURES = (".png", ".tif", ".tiff", ".gif", ".bmp")
@@ -45,7 +45,7 @@ def match(predictions: Path, references: Path) -> Pairs:
         if not place.exists():
             raise UsageError(f"{name} {place} does not exist; give a folder of label maps, or one file")
     labels = None
-    if _is_dataset(references):
+    if is_dataset(references):
         dataset = read_dataset(references)
         true = {case.name: case.label for case in dataset.cases if case.label is not None}
         if dataset.labels is not None:
@@ -88,12 +88,6 @@ def label_maps(place: Path, what: str) -> dict[str, Path]:
         f"{what} {place} holds no label map (found {visible[0].name}, ...); expected files with one of the suffixes "
         f"{', '.join((*VOLUMES, *PICTURES))}"
     )
-
-
-def _is_dataset(place: Path) -> bool:
-    if place.is_file():
-        return place.suffix == ".json"
-    return (place / "dataset.json").is_file() or ((place / "images").is_dir() and (place / "labels").is_dir())
 
 
 def _shown(named: Mapping[str, Path]) -> str:

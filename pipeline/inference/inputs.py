@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import CaseError, UsageError
 from ...transforms.readers import Found, Source, find_sources, only_source
 from ..archive.naming import relative
-from ..dataset.layouts import read_dataset
+from ..dataset.layouts import is_dataset, read_dataset
 from ..model_folder import ModelFolder
 from ..outcome import Failure
 
@@ -81,13 +81,6 @@ def gather(path: Path, model: ModelFolder, fold: str | None = None) -> Inputs:
     return Inputs(path, tuple(jobs), tuple(failures), listed, found.rubbish)
 
 
-def is_dataset(path: Path) -> bool:
-    """Whether a path is a data set: a dataset.json or its folder, or a folder that holds images/ and labels/."""
-    if path.is_file():
-        return path.suffix == ".json"
-    return (path / "dataset.json").is_file() or ((path / "images").is_dir() and (path / "labels").is_dir())
-
-
 def validation_cases(model: ModelFolder, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the validation and of the training cases of a fold, as training wrote them down.
 
@@ -116,7 +109,7 @@ def validation_cases(model: ModelFolder, fold: str) -> tuple[tuple[str, ...], tu
 
 
 def _of_dataset(path: Path, model: ModelFolder, fold: str | None) -> Inputs:
-    dataset = read_dataset(path)
+    dataset = read_dataset(path, unlabelled=fold is None)
     failures = list(dataset.failures)
     cases = list(dataset.cases)
     if fold is not None:

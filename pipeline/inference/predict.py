@@ -6,7 +6,6 @@ bad case stops that case alone.
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,20 +21,23 @@ import torch
 from monai.data import MetaTensor
 from nibabel.spatialimages import SpatialImage
 
-from ...errors import CaseError, UsageError, VoxelwiseError
+from ...errors import CaseError, UsageError
 from ...transforms.loading import load_channels
 from ...transforms.located import affine_of, plain
 from ...transforms.readers import read_source
 from ...transforms.volume import Geometry, Volume
+from ...transforms.writers import atomic_write
 from ..archive.naming import case_names, relative
+from ..dataset.layouts import is_dataset
 from ..devices import keep_heap
 from ..identity import case_id
-from ..manifest import NO_ROOM, Outcome, OutputFolder, digest_of, salt_of
+from ..manifest import Outcome, OutputFolder, digest_of, salt_of
 from ..model_folder import ModelFolder
+from ..overlays import overlay
+from ..refusals import refusal, refuse_overlap
 from .export import check_target, suffix_of, write_labels
-from .inputs import Inputs, Job, gather, is_dataset
+from .inputs import Inputs, Job, gather
 from .predictor import Predictor, load_predictor
-from .preview import write_preview
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +86,9 @@ def predict(
         model: model folder, or a loaded `Predictor` (whose own fold, device, precision, overlap and tta then hold).
         input: a file, a folder that is walked to its leaves, or a data set.
         out: folder, or a `.nii.gz`, `.nii` or `.png` file where the input is one volume.
-        fold: weights of one fold, and of a data set the validation cases of that fold; all folds are averaged without
-        it. device: auto, cpu, cuda:0.
+        fold: weights of one fold, and of a data set the validation cases of that fold; without it all folds are
+            averaged and every image is predicted, with or without a label map.
+        device: auto, cpu, cuda:0.
         precision: auto, float32, bf16, fp16.
         overlap: of neighbouring windows; the plan's own when left out.
         tta: average over mirrored windows; the plan's own when left out.
@@ -94,7 +97,8 @@ def predict(
         network: `path/to/file.py:Class` again, where the model's network is a user's own.
         overwrite: start anew.
         preview: write a picture of each case into `previews/` too.
-        workers: with 2 or more the next case is read while the network works on this one; the default on a GPU.
+        workers: 1 reads and predicts in turn; with 2 or more, the default on a GPU, the next case is read while the
+            network works on this one.
 
     Returns:
         Outcome whose cases are the label maps.
@@ -107,7 +111,7 @@ def predict(
     options = {"fold": fold, "device": device, "precision": precision, "overlap": overlap, "tta": tta}
     predictor = _loaded(model, network=network, **options)
     root, target = Path(input), Path(out)
-    _refuse_overlap(root, target)
+    refuse_overlap(root, target, walked=not is_dataset(root))
     chosen = None if fold is None else str(fold)
     inputs = gather(root, predictor.model, chosen)
     settings = {
@@ -151,8 +155,7 @@ def predict_volume(
     Args:
         model: model folder, or a `Predictor`, which saves loading it again for each volume.
         image: `(array, affine)` with an array (X, Y, Z) or (C, X, Y, Z), a nibabel image (channels last), or a
-        `MetaTensor`
-            (C, X, Y, Z).
+            `MetaTensor` (C, X, Y, Z).
         fold: one fold; all are averaged without it.
         device: auto, cpu, cuda:0.
         precision: auto, float32, bf16, fp16.
@@ -226,7 +229,10 @@ def _predict_all(folder: OutputFolder, tasks: Sequence[Task], root: Path, predic
             labels = predictor.labels(volume)
             write_labels(task.target, labels, volume.geometry, task.job.kind)
             if task.preview is not None:
-                write_preview(task.preview, volume, labels, predictor.values)
+                task.preview.parent.mkdir(parents=True, exist_ok=True)
+                picture = overlay(volume, {"labels": labels}, predictor.classes, title=task.case)
+                with atomic_write(task.preview) as temporary:
+                    temporary.write_bytes(picture)
             folder.note(task.case, *volume.repairs, *volume.notes)
             seconds = time.monotonic() - started
             folder.record(task.case, task.files, digest_of(task.job.files), seconds=seconds)
@@ -254,52 +260,19 @@ def _read_all(tasks: Sequence[Task], *, ahead: bool) -> Iterator[tuple[Task, Cal
 
 
 def _refusal(error: Exception, files: Sequence[str]) -> CaseError:
-    """The refusal of a case that an exception comes to.
+    """The refusal of a case that an exception comes to; an exception that nobody knows is our own bug.
 
     Raises:
         Exception: the error itself, where it is not about this case (no room, an unsafe file).
     """
+    if (known := refusal(error, files)) is not None:
+        return known
     first = files[0] if files else "case"
-    if isinstance(error, CaseError):
-        named = any(Path(file).name in str(error) for file in files)
-        return error if named else CaseError(f"{first}: {error}", error.code)
-    if isinstance(error, VoxelwiseError) or (isinstance(error, OSError) and error.errno in NO_ROOM):
-        raise error
-    if _out_of_memory(error):
-        return CaseError(
-            f"{first}: needs more memory than there is; predict it on a larger machine, or with a smaller patch",
-            "memory",
-        )
-    if isinstance(error, OSError):
-        return CaseError(
-            f"{first}: cannot be read ({error.strerror or type(error).__name__}); check the file", "unreadable"
-        )
     log.debug("%s", first, exc_info=error)
     return CaseError(
         f"{first}: could not be segmented ({type(error).__name__}), a bug of ours; report it with what --debug shows",
         "internal",
     )
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory was the reason, also of an error that wraps another (MONAI's chains do)."""
-    if error is None:
-        return False
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    return (isinstance(error, RuntimeError) and "allocate memory" in str(error)) or _out_of_memory(error.__cause__)
-
-
-def _refuse_overlap(root: Path, out: Path) -> None:
-    source, target = root.resolve(), out.resolve()
-    if source == target:
-        raise UsageError(f"{out} is the input; nothing is written over what is read, choose another place")
-    if root.is_dir() and not is_dataset(root) and target.is_relative_to(source):
-        raise UsageError(
-            f"{out} lies inside the input {root} and would be read as input the next time; choose a place outside"
-        )
 
 
 def _mark_of(predictor: Predictor) -> dict[str, str]:

@@ -66,6 +66,11 @@ class Predictor:
         """Label value of each class."""
         return tuple(label.value for label in self.model.labels)
 
+    @property
+    def classes(self) -> dict[int, str]:
+        """Name of each label value."""
+        return {label.value: label.name for label in self.model.labels}
+
     def labels(self, volume: Volume) -> np.ndarray:
         """Label values (*volume.geometry.shape) of a volume, on its own grid.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -29,17 +28,6 @@ def axis_starts(length: int, patch: int, overlap: float) -> list[int]:
     step = max(1.0, patch * (1 - overlap))
     count = math.ceil((length - patch) / step) + 1
     return [round(index * (length - patch) / (count - 1)) for index in range(count)]
-
-
-def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float = 0.5) -> list[tuple[int, ...]]:
-    """First voxels of windows that cover a grid, the first axis slowest.
-
-    Args:
-        shape: of the grid, along no axis smaller than the patch (the stitcher pads).
-        patch: of one window.
-        overlap: part of a window that its neighbour covers too, at least; 0 to below 1.
-    """
-    return list(product(*WindowGrid.of(shape, patch, overlap).starts))
 
 
 def importance(length: int, blending: str = "gaussian") -> Tensor:

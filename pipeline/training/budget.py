@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_EPOCHS = 200
 WARM_STEPS, TIMED_STEPS = 3, 9
-SAFETY = 0.97  # share of the time that is planned for, since a machine does not keep its pace to the second
+SAFETY = 0.94  # share of the time that is planned for, since a machine does not keep its pace to the second
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def steps_of_run(
     used_seconds: float,
     *,
     final_cases: int = 0,
+    folds: int = 1,
 ) -> int:
     """The number of steps of the whole run; with minutes it is measured once and read back from `record` ever after.
 
@@ -70,6 +71,10 @@ def steps_of_run(
         measure: seconds of one step, seconds of one validation case.
         used_seconds: already spent on preprocessing.
         final_cases: validation cases that are scored once more at the end.
+        folds: among which what is left of the minutes is shared in equal parts.
+
+    Raises:
+        UsageError: nothing is left of the minutes.
     """
     started = time.monotonic()
     fixed = budget.fixed_steps(plan.steps_per_epoch)
@@ -78,9 +83,14 @@ def steps_of_run(
     if record.is_file():
         return int(json.loads(record.read_text())["steps"])
     minutes = float(budget.minutes or 0)
+    share = (60 * minutes - used_seconds) / folds
+    if share <= 0:
+        raise UsageError(
+            f"--minutes {minutes:g}: preparing the data took {used_seconds:.0f} s, so nothing is left to train; give "
+            "more minutes, or the same command again, which keeps what is prepared"
+        )
     step_seconds, case_seconds = measure()
-    used_seconds += time.monotonic() - started + case_seconds * final_cases
-    left = SAFETY * 60 * minutes - used_seconds
+    left = SAFETY * share - (time.monotonic() - started) - case_seconds * final_cases
     per_step = step_seconds + case_seconds * plan.validation_cases / plan.steps_per_epoch
     steps = max(1, int(left / per_step))
     write_json(
@@ -92,7 +102,7 @@ def steps_of_run(
             "validation_case_seconds": case_seconds,
         },
     )
-    log.info("%d steps of %.2f s fit into what is left of %g minutes", steps, step_seconds, minutes)
+    log.info("%d steps of %.2f s fit into %.0f s, this fold's share of %g minutes", steps, step_seconds, share, minutes)
     return steps
 
 

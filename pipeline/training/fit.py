@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import signal
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +140,15 @@ class KeepModel(lightning.Callback):
 
 
 def fit(
-    folder: Path, name: str, fold: Fold, store: Store, plan: Plan, settings: RunSettings, *, used_seconds: float
+    folder: Path,
+    name: str,
+    fold: Fold,
+    store: Store,
+    plan: Plan,
+    settings: RunSettings,
+    *,
+    used_seconds: float,
+    folds: int = 1,
 ) -> tuple[int, dict[str, Any]]:
     """Train one fold in `folder` and write its weights.
 
@@ -148,7 +159,8 @@ def fit(
         store: preprocessed cases.
         plan: what to do.
         settings: how.
-        used_seconds: of `--minutes`, spent before this call.
+        used_seconds: of `--minutes`, spent before the first fold.
+        folds: that share the rest of `--minutes`.
 
     Returns:
         The steps of the run, and the validation scores of the model that was kept.
@@ -178,7 +190,13 @@ def fit(
         return step, time_one_case(module, fold.validation, settings.device)
 
     module.steps = steps_of_run(
-        settings.budget, plan, folder / "budget.json", measure, used_seconds, final_cases=len(fold.validation)
+        settings.budget,
+        plan,
+        folder / "budget.json",
+        measure,
+        used_seconds,
+        final_cases=len(fold.validation),
+        folds=folds,
     )
     keep = KeepModel(folder.parent, name, plan)
     _run_trainer(folder, module, patches, fold, plan, settings, keep)
@@ -236,24 +254,41 @@ def _run_trainer(
             default_root_dir=folder,
         )
         steps_per_epoch = min(plan.steps_per_epoch, module.steps)
-        trainer.fit(
-            module,
-            training_loader(
-                patches,
-                steps_per_epoch=steps_per_epoch,
-                step=lambda: trainer.global_step,
-                workers=settings.workers,
-                pin_memory=gpu,
-            ),
-            validation_loader(checked) if checked else None,
-            ckpt_path=start[0] if start else None,
-            weights_only=True,
-        )
-    if trainer.interrupted or trainer.global_step < module.steps:
+        with _signals_kept() as stopped:
+            trainer.fit(
+                module,
+                training_loader(
+                    patches,
+                    steps_per_epoch=steps_per_epoch,
+                    step=lambda: trainer.global_step,
+                    workers=settings.workers,
+                    pin_memory=gpu,
+                ),
+                validation_loader(checked) if checked else None,
+                ckpt_path=start[0] if start else None,
+                weights_only=True,
+            )
+    if stopped or trainer.interrupted or trainer.global_step < module.steps:
         raise InterruptedRunError(
             f"{folder}: stopped at step {trainer.global_step} of {module.steps}; "
             "the same command goes on from the last checkpoint"
         )
+
+
+@contextmanager
+def _signals_kept() -> Iterator[list[BaseException]]:
+    """Undo what Lightning makes of Ctrl-C and SIGTERM: an exit of the process (kept in the list), signals ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopped: list[BaseException] = []
+    try:
+        yield stopped
+    except (SystemExit, KeyboardInterrupt) as stop:  # Lightning's SIGTERMException is a SystemExit
+        stopped.append(stop)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # None: set by code that is not Python's
+                    signal.signal(number, handler)
 
 
 def spread(names: Sequence[str], count: int) -> list[str]:

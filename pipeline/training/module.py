@@ -15,6 +15,7 @@ from ...networks.base import SegmentationNetwork
 from ...networks.losses import DiceCELoss
 from ..dataset.plan import Plan
 from ..devices import memory_format
+from ..seeds import draw_seed
 from .optimise import average_weights, build_optimizer, rate_factor
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,10 @@ class SegmentationModule(lightning.LightningModule):
             optimizer, lambda step: rate_factor(chosen.schedule, step, self.steps, chosen.warmup)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Whatever the network draws (dropout) comes from the seed and the step, so that a resumed run draws alike."""
+        torch.manual_seed(draw_seed(self.plan.seed, 3, self.global_step))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
         """Loss of one batch; None (no step) where it is not finite, and an end after three of those in a row

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...errors import NothingDoneError, UsageError
+from ...errors import NoRoomError, NothingDoneError, UsageError
+from ...networks.base import SegmentationNetwork
 from ...networks.registry import build_network
+from ...transforms.chains import preprocessing_steps
 from ...transforms.writers import write_json
 from ..dataset.cases import Dataset
 from ..dataset.fingerprint import take_fingerprint
 from ..dataset.folds import Fold, all_cases, make_folds
 from ..dataset.layouts import read_dataset
 from ..dataset.plan import Plan, make_plan, plan_from, read_plan, write_plan
-from ..dataset.store import Store, open_store, preprocess
+from ..dataset.store import PLAN_FILE, Store, damaged_cases, open_store, preprocess, stored_dataset
+from ..lock import FolderLock
 from ..manifest import Failure
 from ..model_folder import MODEL_FILE
 from ..sizes import parse_bytes
 
 log = logging.getLogger(__name__)
 
-PLAN_FILE, FOLDS_FILE, STORE = "plan.yaml", "folds.json", "preprocessed"
+FOLDS_FILE, STORE = "folds.json", "preprocessed"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,32 @@ class Prepared:
     failures: tuple[Failure, ...]
 
 
+@contextmanager
+def reserved(run: Path, *, overwrite: bool) -> Iterator[FolderLock]:
+    """Hold a run while it is prepared; the lock may be released before the block ends, once a fold has its own.
+
+    Raises:
+        FolderInUseError: another call prepares the run; or `overwrite`, and a fold of it is being trained.
+        UsageError: no folder can be made there.
+    """
+    is_new = not run.exists()
+    lock = FolderLock(run / ".lock", run)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UsageError(f"--out {run}: cannot write there ({error.strerror}); choose another place") from None
+    try:
+        for held in sorted(run.glob("fold_*/.lock")) if overwrite else ():
+            FolderLock(held, held.parent).check()
+        yield lock
+    finally:
+        lock.release()
+        if is_new:
+            with suppress(OSError):  # wrong use, so nothing was written: leave no empty folder
+                run.rmdir()
+
+
 def prepare(
     dataset: Path,
     run: Path,
@@ -61,58 +91,75 @@ def prepare(
 
     Args:
         dataset: a data set.
-        run: the run's folder.
+        run: the run's folder, `reserved`.
         fold: number of the fold or `all`, checked before anything costly.
         plan: the user's plan; the run's own or a new one otherwise.
         splits: the user's folds.
         overwrite: let a new plan replace the run's.
         workers: threads and processes that read.
         changes: what the user asked for on top of the plan (network, dims, width, options, batch, optimizer, lr,
-            schedule,
-            seed, memory, gpu_memory, device_kind), None where not.
+            schedule, seed, memory, gpu_memory, device_kind), None where not.
 
     Raises:
         UsageError: wrong options; a run of another plan or other folds in the same folder.
+        NoRoomError: a training step needs more than the memory that was given.
         NothingDoneError: no case is left.
     """
-    cases = listed = read_dataset(dataset)
     kept = run / PLAN_FILE
+    stored = stored_dataset(dataset)
+    if stored is not None:
+        cases, plan = stored[0], plan if plan is not None else stored[1]
+    else:
+        cases = read_dataset(dataset)
+    listed = cases
     asked = {key: value for key, value in changes.items() if value not in (None, {})}
+    kind = str(asked.get("device_kind", "auto"))
+    memory = _memory(asked, kind)
     if plan is None and kept.is_file() and not overwrite:
         chosen = changed(read_plan(kept), asked)
     elif plan is None:
-        kind = str(asked.get("device_kind", "auto"))
         fingerprint = take_fingerprint(cases, workers=workers)
         cases = fingerprint.dataset
-        chosen = make_plan(fingerprint, **_choices(asked, kind))
+        chosen = make_plan(fingerprint, **_choices(asked, kind, memory))
     else:
         chosen = changed(plan if isinstance(plan, Plan) else read_plan(plan), asked)
-    check_network(chosen)
+    built = check_network(chosen)
+    if memory is not None:
+        check_memory(chosen, built, memory)
     folds = _folds(listed, fold, splits)
-    run.mkdir(parents=True, exist_ok=True)
     if kept.is_file() and not overwrite:
         _refuse_other_plan(read_plan(kept), chosen, run)
     if overwrite:
         (run / MODEL_FILE).unlink(missing_ok=True)
     write_plan(chosen, kept)
-    outcome = preprocess(cases, out=run / STORE, plan=chosen, overwrite=overwrite, workers=workers)
-    store = open_store(run / STORE)
-    usable = set(outcome.done) | set(outcome.skipped)
+    store, failures = _preprocessed(dataset if stored else None, cases, run, chosen, overwrite, workers)
+    usable = set(store.cases) - {failure.case for failure in failures}
     folds = {
         name: Fold(*(tuple(case for case in side if case in usable) for side in (one.train, one.validation)))
         for name, one in folds.items()
     }
     if not folds[fold].train:
-        raise NothingDoneError(
-            f"{dataset}: fold {fold} has no training case that can be used; see {run / STORE}/failures.csv"
-        )
-    write_json(
-        run / FOLDS_FILE,
-        {name: {"train": list(one.train), "validation": list(one.validation)} for name, one in folds.items()},
-    )
-    for failure in outcome.failures:
+        first = f"; the first that was stopped: {failures[0].message}" if failures else ""
+        raise NothingDoneError(f"{dataset}: fold {fold} has no training case that can be used{first}")
+    _write_folds(run / FOLDS_FILE, folds, overwrite)
+    for failure in failures:
         log.warning("left out: %s", failure.message)
-    return Prepared(chosen, store, folds, outcome.failures)
+    return Prepared(chosen, store, folds, failures)
+
+
+def _preprocessed(
+    cache: Path | None, cases: Dataset, run: Path, plan: Plan, overwrite: bool, workers: int
+) -> tuple[Store, tuple[Failure, ...]]:
+    """The user's own store, or the run's, made or finished now."""
+    if cache is None:
+        outcome = preprocess(cases, out=run / STORE, plan=plan, overwrite=overwrite, workers=workers)
+        return open_store(run / STORE), outcome.failures
+    store = open_store(cache)
+    if [dict(step) for step in store.steps] != preprocessing_steps(**plan.model_dump()):
+        raise UsageError(
+            f"{cache} was preprocessed by another plan; train from the data set, or preprocess with this one"
+        )
+    return store, (*store.failures, *damaged_cases(store))
 
 
 def changed(plan: Plan, asked: Mapping[str, Any]) -> Plan:
@@ -141,15 +188,41 @@ def changed(plan: Plan, asked: Mapping[str, Any]) -> Plan:
     return plan_from(values, where="options on the command line")
 
 
-def check_network(plan: Plan) -> None:
+def check_network(plan: Plan) -> SegmentationNetwork:
     """Build the plan's network without memory, so that a wrong name or option is said before any file is read."""
+    options = dict(plan.network.options)
     with torch.device("meta"):
-        build_network(plan.network.name, plan.dims, len(plan.channels), len(plan.labels), **dict(plan.network.options))
+        return build_network(plan.network.name, plan.dims, len(plan.channels), len(plan.labels), **options)
 
 
-def _choices(asked: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def check_memory(plan: Plan, network: SegmentationNetwork, limit_bytes: int) -> None:
+    """Hold a training step against the memory that was given.
+
+    Raises:
+        NoRoomError: with the batch that would fit, if one does.
+    """
+    patch = [side for axis, side in enumerate(plan.patch) if axis != plan.slice_axis]
+    weights = 16 * sum(parameter.numel() for parameter in network.parameters())  # gradients and two moments with them
+    maps = network.activation_bytes(patch, training=True, batch=plan.batch)
+    if maps + weights <= limit_bytes:
+        return
+    fits = int((limit_bytes - weights) * plan.batch // maps)
+    way_out = f"--batch {fits} would fit" if fits > 0 else "give a smaller patch in the plan, or a smaller --width"
+    raise NoRoomError(
+        f"a training step of this plan (patch {plan.patch}, batch {plan.batch}) needs about "
+        f"{(maps + weights) / 1e9:.2f} GB, {limit_bytes / 1e9:.2f} GB are given; {way_out}"
+    )
+
+
+def _memory(asked: Mapping[str, Any], kind: str) -> int | None:
+    """What the device may use, of `--memory` or `--gpu-memory`; None where neither was given."""
+    if kind != "cuda" and "gpu_memory" in asked:
+        raise UsageError(f"--gpu-memory {asked['gpu_memory']}: the training runs on the CPU; give --memory")
     word = "gpu_memory" if kind == "cuda" else "memory"
-    amount = parse_bytes(asked.get(word), f"--{word.replace('_', '-')}")
+    return parse_bytes(asked.get(word), f"--{word.replace('_', '-')}")
+
+
+def _choices(asked: Mapping[str, Any], kind: str, amount: int | None) -> dict[str, Any]:
     choices = {key: asked[key] for key in ("network", "dims", "width", "options", "batch", "seed") if key in asked}
     if amount is not None:
         choices["memory_bytes"] = amount
@@ -170,6 +243,19 @@ def _folds(dataset: Dataset, fold: str, splits: Path | str | None) -> dict[str, 
     if fold not in folds:
         raise UsageError(f"--fold {fold}: there are the folds {', '.join(folds)} (or all)")
     return folds
+
+
+def _write_folds(path: Path, folds: Mapping[str, Fold], overwrite: bool) -> None:
+    """Beside the folds that earlier calls wrote; the same name never means other cases."""
+    new = {name: {"train": list(one.train), "validation": list(one.validation)} for name, one in folds.items()}
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not overwrite else {}
+    differ = [name for name in new if old.get(name, new[name]) != new[name]]
+    if differ:
+        raise UsageError(
+            f"{path} names other cases for fold {differ[0]} (the data set or --splits changed); "
+            "use --overwrite or another folder"
+        )
+    write_json(path, {**old, **new})
 
 
 def _refuse_other_plan(before: Plan, now: Plan, run: Path) -> None:

@@ -15,23 +15,24 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...errors import UsageError, unknown
+from ...networks.registry import is_file, network_file
 from ...transforms.writers import write_json
 from ..dataset.folds import Fold
 from ..dataset.plan import Plan
 from ..dataset.store import Store
 from ..devices import keep_heap, resolve_device, resolve_precision
-from ..manifest import Outcome, OutputFolder
+from ..manifest import Outcome, OutputFolder, file_digest
 from .budget import Budget
 from .checkpoints import newest_whole
 from .fit import RunSettings, fit
-from .prepare import prepare
+from .prepare import Prepared, prepare, reserved
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,9 @@ def train(
 
     Raises:
         UsageError: wrong options, or a run with other settings in `out`.
+        NoRoomError: a step needs more than `memory`; the disk is full.
+        FolderInUseError: another call prepares the run, trains the same fold, or any fold where `overwrite` is given.
+        InterruptedRunError: stopped by a signal.
         NothingDoneError: no case can be trained on, or the loss stays not finite.
     """
     started = time.monotonic()
@@ -115,6 +119,8 @@ def train(
         raise unknown("--select", select, SELECTIONS)
     if str(fold) != "all" and not str(fold).isdigit():
         raise UsageError(f"--fold {fold}: must be the number of a fold, or all")
+    if select == "best" and str(fold) == "all" and not cross_validate:
+        raise UsageError("--select best: --fold all has no validation cases to choose by; leave --select out")
     keep_heap()
     chosen = resolve_device(device)
     settings = RunSettings(
@@ -127,45 +133,49 @@ def train(
         bar=bar,
     )
     run = Path(out)
-    prepared = prepare(
-        Path(dataset),
-        run,
-        fold="0" if cross_validate else str(fold),
-        plan=plan,
-        splits=splits,
-        overwrite=overwrite,
-        workers=1,
-        changes={
-            "network": network,
-            "dims": dims,
-            "width": width,
-            "options": dict(options or {}),
-            "batch": batch,
-            "optimizer": optimizer,
-            "lr": lr,
-            "schedule": schedule,
-            "seed": seed,
-            "memory": memory,
-            "gpu_memory": gpu_memory,
-            "device_kind": chosen.type,
-        },
-    )
-    wanted = list(prepared.folds) if cross_validate else [str(fold)]
-    outcomes = []
-    for name in wanted:
-        outcomes.append(
-            _train_fold(
-                run,
-                name,
-                prepared.folds[name],
-                prepared.store,
-                prepared.plan,
-                settings,
-                resume=resume,
-                overwrite=overwrite,
-                used_seconds=time.monotonic() - started,
-            )
+    with reserved(run, overwrite=overwrite) as lock:
+        prepared = prepare(
+            Path(dataset),
+            run,
+            fold="0" if cross_validate else str(fold),
+            plan=plan,
+            splits=splits,
+            overwrite=overwrite,
+            workers=1,
+            changes={
+                "network": network,
+                "dims": dims,
+                "width": width,
+                "options": dict(options or {}),
+                "batch": batch,
+                "optimizer": optimizer,
+                "lr": lr,
+                "schedule": schedule,
+                "seed": seed,
+                "memory": memory,
+                "gpu_memory": gpu_memory,
+                "device_kind": chosen.type,
+            },
         )
+        wanted = list(prepared.folds) if cross_validate else [str(fold)]
+        if select == "best":
+            _refuse_blind_choice(prepared, wanted)
+        used_seconds = time.monotonic() - started
+        outcomes = []
+        for name in wanted:
+            outcomes.append(
+                _train_fold(
+                    run,
+                    name,
+                    prepared,
+                    settings,
+                    resume=resume,
+                    overwrite=overwrite,
+                    used_seconds=used_seconds,
+                    folds=len(wanted),
+                    began=lock.release,
+                )
+            )
     return Outcome(
         out=run,
         done=tuple(case for outcome in outcomes for case in outcome.done),
@@ -178,19 +188,20 @@ def train(
 def _train_fold(
     run: Path,
     name: str,
-    fold: Fold,
-    store: Store,
-    plan: Plan,
+    prepared: Prepared,
     settings: RunSettings,
     *,
     resume: bool,
     overwrite: bool,
     used_seconds: float,
+    folds: int,
+    began: Callable[[], None],
 ) -> Outcome:
-    """Train, validate and record one fold."""
-    folder = run / f"fold_{name}"
+    """Train, validate and record one fold; `began` is called as soon as the fold's folder is locked."""
+    folder, fold, store, plan = run / f"fold_{name}", prepared.folds[name], prepared.store, prepared.plan
     agreed = {
         "plan": plan.model_dump(mode="json", exclude={"reasons"}),
+        "code_sha256": file_digest(network_file(plan.network.name)[0]) if is_file(plan.network.name) else None,
         "fold": {"train": list(fold.train), "validation": list(fold.validation)},
         "budget": {key: getattr(settings.budget, key) for key in ("epochs", "minutes", "steps")},
         "precision": settings.precision,
@@ -199,6 +210,7 @@ def _train_fold(
     }
     facts = {"threads": torch.get_num_threads(), "workers": settings.workers, "deterministic": settings.deterministic}
     with OutputFolder(folder, "train", agreed, overwrite=overwrite, facts=facts) as output:
+        began()
         inputs = _digest(store, fold)
         if output.is_done(f"fold {name}", inputs):
             log.info("fold %s is finished already; nothing to do (%s)", name, folder)
@@ -212,11 +224,20 @@ def _train_fold(
             log.info("going on from step %d (%s)", start[1], start[0].name)
         elif resume:
             log.info("no checkpoint in %s; starting from the beginning", folder)
-        steps, scores = fit(folder, name, fold, store, plan, settings, used_seconds=used_seconds)
+        steps, scores = fit(folder, name, fold, store, plan, settings, used_seconds=used_seconds, folds=folds)
         files = [folder / "weights.safetensors", folder / "validation.json"]
         write_json(folder / "validation.json", scores)
         output.record(f"fold {name}", files, inputs, {"steps": steps, "selected": settings.select})
         return output.finish()
+
+
+def _refuse_blind_choice(prepared: Prepared, wanted: Sequence[str]) -> None:
+    blind = [name for name in wanted if not prepared.folds[name].validation or not prepared.plan.validation_cases]
+    if blind:
+        raise UsageError(
+            f"--select best: fold {blind[0]} validates no case, so there is nothing to choose the best epoch by; leave "
+            "--select out, or give the plan validation_cases and the fold some"
+        )
 
 
 def _digest(store: Store, fold: Fold) -> str:

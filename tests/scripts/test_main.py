@@ -79,18 +79,17 @@ def test_verbs_load_no_stage_for_their_help() -> None:
 
 
 SHOWN_ONLY = {"as_json", "quiet", "debug", "show", "return"}  # what the command line does with a result
-RENAMED = {"option": "options", "tolerance": "tolerance_mm", "memory": "memory_bytes"}
 # mappings in Python; the progress bar, which --quiet decides
 NOT_OPTIONS = {"evaluate": {"labels"}, "train": {"bar"}, "demo": {"training", "archive"}}
+FUNCTIONS = {**{verb: verb for verb in VERBS}, "networks": "describe_networks"}  # voxelwise.networks is a package
 
 
-@pytest.mark.parametrize("verb", sorted({*VERBS} - {"networks", "doctor", "plan"}))
+@pytest.mark.parametrize("verb", sorted(VERBS))
 def test_options_are_those_of_the_function(verb: str) -> None:
     """One word for one thing: what a verb calls an option is what its function calls it."""
-    function = getattr(voxelwise, verb)
+    function = getattr(voxelwise, FUNCTIONS[verb])
     theirs = {name for name, one in inspect.signature(function).parameters.items() if one.kind != one.VAR_KEYWORD}
-    verb_options = set(importlib.import_module(f"voxelwise.scripts.{verb}").run.__annotations__) - SHOWN_ONLY
-    ours = {name if name in theirs else RENAMED.get(name, name) for name in verb_options}
+    ours = set(importlib.import_module(f"voxelwise.scripts.{verb}").run.__annotations__) - SHOWN_ONLY
     assert ours == theirs - NOT_OPTIONS.get(verb, set())
 
 
@@ -293,3 +292,36 @@ def test_options_of_networks() -> None:
     assert options == {"widths": [4, 8], "norm": "batch", "deep_supervision": 2, "bias": True}
     with pytest.raises(errors.UsageError, match=r"--option 'norm': expected key=value"):
         parse_options(["norm"])
+
+
+def test_plan_shows_what_it_looked_at(tmp_path: Path, capsys: Capture) -> None:
+    """The fingerprint above the plan; 3 where a case was left out, 4 where none is left."""
+    root = phantoms.blob_dataset(tmp_path / "set", cases=3)
+    words = ["plan", str(root), "--out", str(tmp_path / "plan.yaml"), "--memory", "4GB", "--gpu-memory", "4GB"]
+    assert main([*words, "--quiet"]) == 0
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert lines[0].split() == ["data", "set", "least", "median", "greatest"]
+    assert any(line.startswith("shape ") and "24 x 20 x 16" in line for line in lines)
+    assert any(line.startswith("class 1, ") and "in 3 cases" in line for line in lines)
+    assert shown.err == ""
+    assert main(words) == 2  # the file is there, and may have been edited
+    (root / "images" / "blob_01.nii.gz").write_bytes(b"cut")
+    assert main([*words, "--overwrite"]) == 3
+    assert "1 cases left out: blob_01" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["fingerprint"]["cases"] == 2
+    assert told["fingerprint"]["left_out"] == [failure["case"] for failure in told["failures"]]
+    assert (told["command"], told["exit_code"], told["dims"]) == ("plan", 3, 3)
+    for image in (root / "images").iterdir():
+        image.write_bytes(b"cut")
+    assert main([*words, "--overwrite"]) == 4
+    capsys.readouterr()
+    assert main([*words[:4], "--memory", "much", "--overwrite"]) == 2
+    assert "--memory 'much': expected an amount such as 4GB" in capsys.readouterr().err
+
+
+def test_networks_says_what_a_class_of_ones_own_must_have(capsys: Capture) -> None:
+    assert main(["networks", "--help"]) == 0
+    assert "voxelwise.networks.base.SegmentationNetwork" in capsys.readouterr().out

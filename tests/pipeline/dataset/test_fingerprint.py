@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import phantoms
 import pytest
@@ -78,8 +79,6 @@ def test_one_empty_label_map_is_no_problem(tmp_path: Path) -> None:
     )
     case = next(one for one in read_dataset(root).cases if one.label is not None and one.label.name == empty.name)
     assert case.label is not None
-    import nibabel as nib
-
     image = nib.load(case.label)
     phantoms.nifti_file(case.label, np.zeros(image.shape, np.uint8), image.affine)
     fingerprint = take_fingerprint(read_dataset(root))
@@ -109,3 +108,60 @@ def test_real_pictures(shared_data: Callable[[str], Path]) -> None:
     fingerprint = take_fingerprint(few)
     assert fingerprint.cases[0].shape == (512, 512, 1)
     assert [label.value for label in fingerprint.dataset.labels or ()] == [0, 255]
+
+
+def test_bad_cases_are_named_and_the_others_go_on(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    crafted = shared_data("odd_nifti") / "crafted"
+    pairs = {
+        "good": ("reference_image", "reference_label"),
+        "floats": ("int16_slope0.1_inter-1000", "label_float"),
+        "nan": ("nan_inf", "reference_label"),
+        "cut": ("truncated_gz", "reference_label"),
+        "shape": ("reference_image", "label_wrong_shape"),
+        "shifted": ("reference_image", "label_shifted_5mm"),
+    }
+    for side in ("images", "labels"):
+        (tmp_path / side).mkdir()
+    for name, (image, label) in pairs.items():
+        (tmp_path / "images" / f"{name}.nii.gz").symlink_to(crafted / f"{image}.nii.gz")
+        (tmp_path / "labels" / f"{name}.nii.gz").symlink_to(crafted / f"{label}.nii.gz")
+    (tmp_path / "patients.csv").write_text("case,patient\n" + "".join(f"{name},one\n" for name in pairs))
+    fingerprint = take_fingerprint(tmp_path, workers=2)
+    assert [case.name for case in fingerprint.cases] == ["floats", "good"]
+    failures = fingerprint.failures
+    assert {failure.case: failure.code for failure in failures} == {
+        "cut": "truncated",
+        "nan": "not-finite",
+        "shape": "grid-shape",
+        "shifted": "grid-place",
+    }
+    messages = {failure.case: failure.message for failure in failures}
+    assert "33 x 52 x 35" in messages["shape"]
+    assert "5.00 voxels" in messages["shifted"]
+    assert all(failure.files[0].startswith(failure.case) for failure in failures)
+
+
+def test_label_value_that_is_not_in_the_list(tmp_path: Path) -> None:
+    root = phantoms.blob_dataset(tmp_path / "set", cases=2, classes=2)
+    content = json.loads((root / "dataset.json").read_text())
+    content["labels"] = {"0": "background", "1": "ball"}
+    (root / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(NothingDoneError, match=r"found the label value 2 \(\d+ voxels\), expected 0, 1"):
+        take_fingerprint(root)
+    one = sorted((root / "labels").iterdir())[0]
+    stored = nib.load(one)
+    assert isinstance(stored, nib.Nifti1Image)
+    nib.save(nib.Nifti1Image(np.minimum(np.asanyarray(stored.dataobj), 1), stored.affine), one)
+    assert [failure.code for failure in take_fingerprint(root).failures] == ["label-unknown"]
+
+
+def test_channels_of_one_case_on_two_grids(tmp_path: Path) -> None:
+    content = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "x": 1}, "file_ending": ".nii"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    array, moved = np.ones((6, 5, 4), np.int16), np.eye(4)
+    moved[0, 3] = 3
+    phantoms.nifti_file(tmp_path / "imagesTr" / "a_0000.nii", array, np.eye(4))
+    phantoms.nifti_file(tmp_path / "imagesTr" / "a_0001.nii", array, moved)
+    phantoms.nifti_file(tmp_path / "labelsTr" / "a.nii", array.astype(np.uint8), np.eye(4))
+    with pytest.raises(NothingDoneError, match=r"3\.00 voxels apart"):
+        take_fingerprint(tmp_path)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 from voxelwise.errors import UsageError
 from voxelwise.pipeline.dataset.cases import Case, Dataset
-from voxelwise.pipeline.dataset.folds import all_cases, make_folds, write_folds
+from voxelwise.pipeline.dataset.folds import all_cases, make_folds
 from voxelwise.pipeline.manifest import Failure
 
 
@@ -57,9 +57,10 @@ def test_one_patient_cannot_be_folded() -> None:
     assert all_cases(dataset).train == ("case000", "case001")
 
 
-def test_written_folds_come_back(tmp_path: Path) -> None:
+def test_folds_of_a_file_are_those_of_the_file(tmp_path: Path) -> None:
     dataset = dataset_of(["a", "b", "c", "d", "e", "e"])
-    write_folds(make_folds(dataset), tmp_path / "folds.json")
+    entries = [{"train": list(fold.train), "val": list(fold.validation)} for fold in make_folds(dataset)]
+    (tmp_path / "folds.json").write_text(json.dumps(entries))
     assert make_folds(dataset, tmp_path / "folds.json") == make_folds(dataset)
 
 

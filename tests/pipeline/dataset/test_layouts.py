@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import phantoms
 import pytest
 from voxelwise.errors import UsageError
-from voxelwise.pipeline.dataset.layouts import base_name, check_cases, read_dataset
+from voxelwise.pipeline.dataset.layouts import base_name, is_dataset, read_dataset
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -140,6 +138,7 @@ def test_patients(tmp_path: Path) -> None:
 def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         read_dataset(tmp_path / "none")
+    assert not is_dataset(tmp_path)
     with pytest.raises(UsageError, match=r"is empty; expected a dataset\.json"):
         read_dataset(tmp_path)
     touch(tmp_path, "masks/a.png", "images/a.png")
@@ -153,53 +152,22 @@ def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
-def test_bad_cases_are_named_and_the_others_go_on(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
-    crafted = shared_data("odd_nifti") / "crafted"
-    pairs = {
-        "good": ("reference_image", "reference_label"),
-        "floats": ("int16_slope0.1_inter-1000", "label_float"),
-        "nan": ("nan_inf", "reference_label"),
-        "cut": ("truncated_gz", "reference_label"),
-        "shape": ("reference_image", "label_wrong_shape"),
-        "shifted": ("reference_image", "label_shifted_5mm"),
-    }
-    for side in ("images", "labels"):
-        (tmp_path / side).mkdir()
-    for name, (image, label) in pairs.items():
-        (tmp_path / "images" / f"{name}.nii.gz").symlink_to(crafted / f"{image}.nii.gz")
-        (tmp_path / "labels" / f"{name}.nii.gz").symlink_to(crafted / f"{label}.nii.gz")
-    good, failures = check_cases(read_dataset(tmp_path), workers=2)
-    assert [case.name for case in good] == ["floats", "good"]
-    assert {failure.case: failure.code for failure in failures} == {
-        "cut": "truncated",
-        "nan": "not-finite",
-        "shape": "grid-shape",
-        "shifted": "grid-place",
-    }
-    messages = {failure.case: failure.message for failure in failures}
-    assert "33 x 52 x 35" in messages["shape"]
-    assert "5.00 voxels" in messages["shifted"]
-    assert all(failure.files[0].startswith(failure.case) for failure in failures)
-
-
-def test_label_value_that_is_not_in_the_list(tmp_path: Path) -> None:
-    root = phantoms.blob_dataset(tmp_path / "set", cases=2, classes=2)
-    content = json.loads((root / "dataset.json").read_text())
-    content["labels"] = {"0": "background", "1": "ball"}
-    described(root, **content)
-    good, failures = check_cases(read_dataset(root))
-    assert good == []
-    assert {failure.code for failure in failures} == {"label-unknown"}
-    assert "label value 2 (" in failures[0].message
-
-
-def test_channels_of_one_case_on_two_grids(tmp_path: Path) -> None:
-    described(tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "x": 1}, file_ending=".nii")
-    array, moved = np.ones((6, 5, 4), np.int16), np.eye(4)
-    moved[0, 3] = 3
-    phantoms.nifti_file(tmp_path / "imagesTr" / "a_0000.nii", array, np.eye(4))
-    phantoms.nifti_file(tmp_path / "imagesTr" / "a_0001.nii", array, moved)
-    phantoms.nifti_file(tmp_path / "labelsTr" / "a.nii", array.astype(np.uint8), np.eye(4))
-    _, failures = check_cases(read_dataset(tmp_path))
-    assert [failure.code for failure in failures] == ["channel-grids"]
-    assert "3.00 voxels apart" in failures[0].message
+def test_images_without_a_label_map_are_cases_where_they_are_asked_for(tmp_path: Path) -> None:
+    """As prediction asks: in each layout, with no row in patients.csv and even without a folder of labels."""
+    plain, listed, numbered = (tmp_path / name for name in ("plain", "listed", "numbered"))
+    touch(plain, "images/a.nii", "images/b.nii", "labels/a.nii", "labels/c.nii")
+    (plain / "patients.csv").write_text("case,patient\na,A\n")
+    touch(listed, "i/a.nii", "i/b.nii", "l/a.nii")
+    pairs = [{"image": f"i/{name}.nii", "label": f"l/{name}.nii"} for name in "ab"]
+    described(listed, modality={"0": "CT"}, labels={"0": "background", "1": "x"}, training=pairs)
+    touch(numbered, "imagesTr/a_0000.nii", "imagesTr/b_0000.nii")
+    described(numbered, channel_names={"0": "CT"}, labels={"background": 0, "x": 1}, file_ending=".nii")
+    for root, labels in ((plain, ["a.nii", None]), (listed, ["a.nii", None]), (numbered, [None, None])):
+        found = read_dataset(root, unlabelled=True)
+        assert [case.name for case in found.cases] == ["a", "b"]
+        assert [case.label and case.label.name for case in found.cases] == labels
+    assert [failure.code for failure in read_dataset(plain, unlabelled=True).failures] == ["image-missing"]
+    assert codes(plain) == {"b": "label-missing", "c": "image-missing"}
+    assert codes(listed) == {"b": "file-missing"}
+    with pytest.raises(UsageError, match="labelsTr is not there"):
+        read_dataset(numbered)

@@ -81,7 +81,8 @@ def test_spleen_ct(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     window = made.normalisation[0]
     assert window.kind == "window"
     assert window.low is not None
-    assert -100 < window.low < window.mean < 130
+    assert window.high - window.low >= 400
+    assert window.low < 0 < window.mean < 130 < window.high
     assert made.mirror_axes == [0, 1]
     assert made.network.options["strides"][1] == [2, 2, 1]
     assert made.network.options["kernels"][0] == [3, 3, 1]
@@ -177,6 +178,38 @@ def test_levels_that_the_user_gives() -> None:
     assert build_network("unet", 3, 1, 2, **made.network.options).stride == (16, 16, 16)
     made = make_plan(made_up(), options={"widths": [4, 8], "strides": [1, 4]}, **CPU)
     assert all(side % 4 == 0 for side in made.patch)
+
+
+@pytest.mark.parametrize("widths", [[4, 8], [4, 8, 16], [2, 4, 6, 8, 10, 12]])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_number_of_widths_is_the_number_of_levels(widths: list[int], dims: int) -> None:
+    """Strides, kernels and deep supervision follow, and the rule for coarse axes still holds."""
+    made = make_plan(made_up(spacing=(1, 1, 4)), dims=dims, options={"widths": widths}, **CPU)
+    options = made.network.options
+    assert options["widths"] == widths
+    assert made.reasons["network"] == f"{len(widths)} levels, as given"
+    assert len(options["strides"]) == len(options.get("kernels", widths)) == len(widths)
+    assert options["deep_supervision"] == min(2, len(widths) - 1)
+    if dims == 3:
+        assert options["strides"][1] == [2, 2, 1]
+        assert options["kernels"][0] == [3, 3, 1]
+    network = build_network("unet", dims, 1, 2, **options)
+    assert all(side % step == 0 for side, step in zip(made.patch, network.stride, strict=False))
+    with pytest.raises(UsageError, match=r"widths 2, strides 3 entries; give each of them one entry a level"):
+        make_plan(made_up(), options={"widths": [4, 8], "strides": [1, 2, 2]}, **CPU)
+
+
+def test_memory_in_words(tmp_path: Path) -> None:
+    """The words of the command line; a fingerprint may be given instead of its data set."""
+    fingerprint = made_up(shape=(300, 300, 200))
+    little, much = (
+        plan(fingerprint, memory=size, gpu_memory=size, width=64, device_kind=kind)
+        for size, kind in (("1GB", "cpu"), ("64 GiB", "cpu"))
+    )
+    assert np.prod(little.patch) < np.prod(much.patch)
+    assert plan(fingerprint, memory="1GB", gpu_memory="64GB", width=64, device_kind="gpu").patch != little.patch
+    with pytest.raises(UsageError, match=r"--gpu-memory 'big': expected an amount such as 4GB"):
+        plan(tmp_path / "none", gpu_memory="big")
 
 
 def test_other_networks_align_the_patch() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import phantoms
 import pytest
-from voxelwise.errors import CaseError, NothingDoneError, UsageError
+from voxelwise.errors import CaseError, NoRoomError, NothingDoneError, UsageError
 from voxelwise.pipeline.dataset.fingerprint import take_fingerprint
 from voxelwise.pipeline.dataset.layouts import read_dataset
 from voxelwise.pipeline.dataset.plan import Plan, make_plan, write_plan
 from voxelwise.pipeline.dataset.store import open_store, preprocess
+from voxelwise.scripts.main import explain
 from voxelwise.transforms.chains import build_chain, preprocessing_steps, run_chain
 
 CPU: dict[str, Any] = {"device_kind": "cpu", "memory_bytes": 16 * 10**9}
@@ -152,6 +153,21 @@ def test_processes_give_the_same_bytes(blobs: tuple[Path, Plan], tmp_path: Path)
     preprocess(root, out=tmp_path / "two", plan=plan, workers=2)
     for path in (tmp_path / "one").glob("*.case"):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_a_full_disk_ends_the_run_and_the_next_one_finishes(
+    blobs: tuple[Path, Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, (root, plan) = tmp_path / "cache", blobs
+    with monkeypatch.context() as patched:
+        phantoms.full_disk(patched, "blob_01.case")
+        with pytest.raises(NoRoomError, match=r"blob_01\.case: no space left on its disk") as raised:
+            preprocess(root, out=cache, plan=plan)
+    assert explain(raised.value)[0] == 6
+    assert [path.name for path in cache.glob("*.case")] == ["blob_00.case"]
+    assert not list(cache.glob(".*.part"))
+    assert preprocess(root, out=cache, plan=plan).counts == {"in": 3, "done": 2, "skipped": 1, "stopped": 0}
+    assert open_store(cache).cases == ("blob_00", "blob_01", "blob_02")
 
 
 def test_no_store(blobs: tuple[Path, Plan], tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_second_run_skips_and_changes_nothing(folders: tuple[Path, Path], tmp_pa
 def test_other_settings_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     evaluate(*folders, out=tmp_path / "out")
     with pytest.raises(UsageError, match=r"other settings \(tolerance_mm: 2.0 -> 1.0\)"):
-        evaluate(*folders, out=tmp_path / "out", tolerance_mm=1.0)
-    assert evaluate(*folders, out=tmp_path / "out", tolerance_mm=1.0, overwrite=True).exit_code == 0
+        evaluate(*folders, out=tmp_path / "out", tolerance=1.0)
+    assert evaluate(*folders, out=tmp_path / "out", tolerance=1.0, overwrite=True).exit_code == 0
 
 
 def test_grids_that_differ_stop_their_case_only(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -106,7 +106,21 @@ def test_nothing_scored_is_four(folders: tuple[Path, Path], tmp_path: Path) -> N
         write(folders[0] / f"c{number}.nii.gz", np.full((12, 11, 9), 0.5, dtype=np.float32))
     outcome = evaluate(*folders, out=tmp_path / "out")
     assert outcome.exit_code == 4
-    assert "holds fractions or NaN" in outcome.failures[0].message
+    assert "c0: the prediction: 1188 voxels hold values that are not whole (0.5)" in outcome.failures[0].message
+
+
+def test_nearly_whole_labels_are_rounded(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """0.9999 is class 1, as in training; NaN and -1 are no label."""
+    write(folders[0] / "c0.nii.gz", label_map().astype(np.float32) * np.float32(0.9999))
+    odd = label_map().astype(np.float32)
+    odd[0, 0, 0] = np.nan
+    write(folders[0] / "c1.nii.gz", odd)
+    write(folders[0] / "c2.nii.gz", label_map().astype(np.int16) - 1)
+    outcome = evaluate(*folders, out=tmp_path / "out")
+    assert outcome.done == ("c0",)
+    assert outcome.facts["mean_foreground_dice"] == 1.0
+    codes = {failure.case: failure.code for failure in outcome.failures}
+    assert codes == {"c1": "label-not-whole", "c2": "label-out-of-range"}
 
 
 def test_values_outside_the_labels_stop_the_case(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -166,4 +180,4 @@ def test_wrong_use(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="shares its base name with another file"):
         evaluate(*folders, out=tmp_path / "out")
     with pytest.raises(UsageError, match="--tolerance is -1"):
-        evaluate(*folders, out=tmp_path / "out", tolerance_mm=-1)
+        evaluate(*folders, out=tmp_path / "out", tolerance=-1)

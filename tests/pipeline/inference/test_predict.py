@@ -16,13 +16,14 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 from torch import Tensor
-from voxelwise.errors import CaseError, UnsafeInputError, UsageError
+from voxelwise.errors import CaseError, NoRoomError, UnsafeInputError, UsageError
 from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.archive.convert import convert
 from voxelwise.pipeline.inference import predict as stage
 from voxelwise.pipeline.inference.predict import predict, predict_volume
 from voxelwise.pipeline.inference.predictor import Predictor, load_predictor
 from voxelwise.pipeline.model_folder import write_model_folder
+from voxelwise.scripts.main import explain
 from voxelwise.transforms.geometry import apply_affine, axis_codes
 from voxelwise.transforms.writers import write_json
 
@@ -393,6 +394,37 @@ def test_a_fold_predicts_its_validation_cases(tmp_path: Path) -> None:
     write_json(model / "folds.json", [{"train": ["x"], "val": ["y"]}])
     with pytest.raises(UsageError, match=r"none of the cases that .*folds.json names is in"):
         predict(model, data, tmp_path / "none", fold=0)
+
+
+def test_images_of_a_data_set_need_no_label_map(tmp_path: Path, model: Path) -> None:
+    """With a fold they are left out as training left them out."""
+    data = phantoms.blob_dataset(tmp_path / "data", cases=3, shape=(8, 8, 8))
+    (data / "labels" / "blob_01.nii.gz").unlink()
+    outcome = predict(model, data, tmp_path / "listed")
+    assert (outcome.done, outcome.exit_code) == (("blob_00", "blob_01", "blob_02"), 0)
+    (data / "dataset.json").unlink()
+    outcome = predict(model, data, tmp_path / "plain")
+    assert (len(outcome.done), outcome.exit_code) == (3, 0)
+    write_json(model / "folds.json", [{"train": ["blob_02"], "val": ["blob_00", "blob_01"]}])
+    outcome = predict(model, data, tmp_path / "fold", fold=0)
+    assert outcome.done == ("blob_00",)
+    assert [(failure.case, failure.code) for failure in outcome.failures] == [("blob_01", "label-missing")]
+
+
+def test_a_full_disk_ends_the_run_and_the_next_one_finishes(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        phantoms.nifti_file(tmp_path / "in" / f"{name}.nii.gz", noise(), AFFINE)
+    with monkeypatch.context() as patched:
+        phantoms.full_disk(patched, "b.nii.gz")
+        with pytest.raises(NoRoomError, match=r"b\.nii\.gz: no space left on its disk") as raised:
+            predict(model, tmp_path / "in", tmp_path / "out")
+    assert explain(raised.value)[0] == 6
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.nii.gz"))] == ["a.nii.gz"]
+    assert not list((tmp_path / "out").glob(".*.part"))
+    outcome = predict(model, tmp_path / "in", tmp_path / "out")
+    assert (outcome.skipped, outcome.done) == (("a",), ("b", "c"))
 
 
 def test_folds_are_averaged(tmp_path: Path) -> None:

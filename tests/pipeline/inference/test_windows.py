@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from voxelwise.errors import UsageError
-from voxelwise.pipeline.inference.windows import WindowGrid, axis_starts, importance, window_starts
+from voxelwise.pipeline.inference.windows import WindowGrid, axis_starts, importance
 
 
 @st.composite
@@ -35,7 +35,7 @@ def test_neighbours_overlap_by_what_was_asked_for() -> None:
 
 
 def test_starts_are_ordered_with_the_first_axis_slowest() -> None:
-    starts = window_starts((6, 4, 2), (4, 2, 2), 0.5)
+    starts = list(itertools.product(*WindowGrid.of((6, 4, 2), (4, 2, 2), 0.5).starts))
     assert starts == sorted(starts)
     assert starts[0] == (0, 0, 0)
     assert starts[-1] == (2, 2, 0)
@@ -63,10 +63,10 @@ def test_importance_is_nnunets_gaussian() -> None:
 
 def test_wrong_windows_are_refused() -> None:
     with pytest.raises(ValueError, match=r"overlap is the shared part of a window, from 0 to below 1; got 1"):
-        window_starts((8, 8, 8), (4, 4, 4), 1.0)
+        WindowGrid.of((8, 8, 8), (4, 4, 4), 1.0)
     with pytest.raises(ValueError, match=r"windows \(9, 4, 4\) do not fit into a grid \(8, 8, 8\)"):
-        window_starts((8, 8, 8), (9, 4, 4))
+        WindowGrid.of((8, 8, 8), (9, 4, 4), 0.5)
     with pytest.raises(ValueError, match=r"do not fit into a grid"):
-        window_starts((8, 8, 8), (4, 4))
+        WindowGrid.of((8, 8, 8), (4, 4), 0.5)
     with pytest.raises(UsageError, match=r"unknown blending 'gausian'; did you mean 'gaussian'"):
         importance(4, "gausian")

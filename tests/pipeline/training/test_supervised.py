@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -17,29 +18,11 @@ import phantoms
 import pytest
 import torch
 from safetensors.torch import load_file
-from voxelwise import predict, read_model_folder, train
+from voxelwise import predict, preprocess, read_model_folder, train
 from voxelwise.errors import NothingDoneError, UsageError
 from voxelwise.pipeline.dataset.plan import read_plan, write_plan
 from voxelwise.pipeline.training import fit as fitting
 from voxelwise.pipeline.training.module import SegmentationModule
-
-SMALL = {"width": 4, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    return phantoms.blob_dataset(tmp_path_factory.mktemp("blobs"), cases=6, shape=(16, 14, 12))
-
-
-@pytest.fixture(scope="module")
-def plan(dataset, tmp_path_factory) -> Path:
-    """A plan of three steps an epoch, so that a run has several checkpoints."""
-    from voxelwise import plan as make
-
-    path = tmp_path_factory.mktemp("plan") / "plan.yaml"
-    made = make(dataset, **SMALL)
-    write_plan(made.model_copy(update={"steps_per_epoch": 3, "validation_cases": 2, "patch": [16, 16, 8]}), path)
-    return path
 
 
 def weights(run: Path, fold: str = "0") -> dict[str, torch.Tensor]:
@@ -181,12 +164,67 @@ def test_all_cases_without_validation(dataset, plan, tmp_path) -> None:
     assert read_model_folder(tmp_path / "run").folds == ("all",)
 
 
-def test_minutes_fix_the_steps_once(dataset, plan, tmp_path) -> None:
-    train(dataset, out=tmp_path / "run", plan=plan, minutes=0.05, device="cpu")
-    record = (tmp_path / "run" / "fold_0" / "budget.json").read_text()
-    outcome = train(dataset, out=tmp_path / "run", plan=plan, minutes=0.05, device="cpu")
-    assert outcome.skipped
-    assert (tmp_path / "run" / "fold_0" / "budget.json").read_text() == record
+def test_a_store_trains_to_the_same_bits_as_its_data_set(straight, dataset, plan, tmp_path) -> None:
+    preprocess(dataset, out=tmp_path / "cache", plan=plan)
+    train(tmp_path / "cache", out=tmp_path / "run", steps=8, device="cpu")
+    assert same(weights(straight), weights(tmp_path / "run"))
+    with pytest.raises(UsageError, match="preprocessed by another plan"):
+        train(tmp_path / "cache", out=tmp_path / "other", plan=other_spacing(plan, tmp_path), steps=1, device="cpu")
+
+
+def other_spacing(plan: Path, folder: Path) -> Path:
+    write_plan(read_plan(plan).model_copy(update={"spacing_mm": [2.0, 2.0, 2.0]}), folder / "other.yaml")
+    return folder / "other.yaml"
+
+
+def test_the_best_epoch_is_kept_where_it_is_asked_for(dataset, plan, tmp_path) -> None:
+    run = tmp_path / "run"
+    train(dataset, out=run, plan=plan, steps=8, select="best", device="cpu")
+    record = json.loads((run / "fold_0" / "checkpoints" / "checkpoints.json").read_text())
+    state = torch.load(run / "fold_0" / "checkpoints" / record["best"]["file"], weights_only=True)["state_dict"]
+    kept = weights(run)
+    assert all(torch.equal(value, state[f"averaged.module.{key}"]) for key, value in kept.items())
+    assert json.loads((run / "fold_0" / "validation.json").read_text())["selected"] == "best"
+
+
+def test_a_slice_network_trains_on_volumes_and_predicts_them(dataset, tmp_path) -> None:
+    train(dataset, out=tmp_path / "run", network="unet", dims=2, width=4, steps=2, device="cpu")
+    assert read_plan(tmp_path / "run" / "plan.yaml").patch.count(1) == 1
+    outcome = predict(tmp_path / "run", dataset, tmp_path / "out", fold="0", device="cpu")
+    assert outcome.exit_code == 0
+    written = nib.load(next((tmp_path / "out").glob("*.nii.gz")))
+    assert written.shape == (16, 14, 12)
+
+
+OWN_CLASS = """
+from voxelwise.networks.unet import UNet
+
+class Mine(UNet):
+    def __init__(self, spatial_dims, in_channels, out_channels):
+        super().__init__(spatial_dims, in_channels, out_channels, widths=(4, 8))
+"""
+
+
+def test_a_users_own_class_trains_and_predicts(dataset, tmp_path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN_CLASS)
+    train(dataset, out=tmp_path / "run", network=f"{file}:Mine", steps=2, device="cpu")
+    with pytest.raises(UsageError, match=r"give the file again, --network"):
+        predict(tmp_path / "run", dataset, tmp_path / "out", fold="0", device="cpu")
+    outcome = predict(tmp_path / "run", dataset, tmp_path / "out", fold="0", device="cpu", network=f"{file}:Mine")
+    assert outcome.exit_code == 0
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_and_its_model_predicts_the_same_on_both(dataset, plan, tmp_path) -> None:
+    train(dataset, out=tmp_path / "run", plan=plan, steps=30, device="cuda:0")
+    labels = {}
+    for device in ("cpu", "cuda:0"):
+        out = tmp_path / device.replace(":", "")
+        predict(tmp_path / "run", dataset, out, fold="0", device=device, precision="float32")
+        labels[device] = [np.asarray(nib.load(file).dataobj) for file in sorted(out.glob("*.nii.gz"))]
+    equal = [np.mean(one == other) for one, other in zip(labels["cpu"], labels["cuda:0"], strict=True)]
+    assert min(equal) >= 0.9999
 
 
 def test_a_trained_run_predicts_its_validation_cases(straight, dataset, tmp_path) -> None:

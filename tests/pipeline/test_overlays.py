@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from voxelwise.pipeline.evaluation.pictures import class_colours, overlay, richest_slice
+from voxelwise.pipeline.overlays import class_colours, overlay, richest_slice
 from voxelwise.transforms.volume import Geometry, Volume
 
 CLASSES = {0: "background", 1: "liver"}

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ...transforms.geometry import reorient_to
-from ...transforms.volume import Volume
+from ..transforms.geometry import reorient_to
+from ..transforms.volume import Volume
 
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")  # Okabe and Ito, 2008
 CT_WINDOW = (-160.0, 240.0)  # soft tissue, width 400 at 40 HU
