@@ -303,7 +303,8 @@ def _open_frame(path: Path, offset: int, end: int | None) -> blosc2.NDArray:
     if "deserialize" in signature(blosc2.open).parameters:
         settings = {"deserialize": "safe", "dparams": blosc2.DParams(nthreads=1)}
         return blosc2.open(str(path), mode="r", offset=offset, **settings)
-    return blosc2.ndarray_from_cframe(path.read_bytes()[offset:end], copy=False)  # older versions, such as Python 3.10 has
+    # older versions, such as Python 3.10 gets, read the frame whole
+    return blosc2.ndarray_from_cframe(path.read_bytes()[offset:end], copy=False)
 
 
 def open_store(cache: Path | str) -> Store:
