@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from .base import memory_format_of
 from .norms import InstanceNorm2d, InstanceNorm3d
 
 SLOPE = 0.01  # of LeakyReLU, here and in the initialisation
@@ -77,7 +78,9 @@ class ConvNormAct(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions and a shortcut, the activation after the sum (He et al., CVPR 2016).
 
-    The shortcut is the input itself, or a 1x1x1 convolution of it where width or size change.
+    The shortcut is the input itself, or a 1x1x1 convolution of it where width or size change. Every n-th voxel is
+    taken before that convolution and not by its stride: oneDNN (torch 2.15) writes past its memory in the backward
+    pass of a strided 2D 1x1 convolution whose channels are last and not a multiple of 16.
     Arguments as those of `ConvNormAct`.
     """
 
@@ -99,16 +102,21 @@ class ResidualBlock(nn.Module):
         )
         self.second = ConvNormAct(spatial_dims, out_channels, out_channels, kernel=kernel, norm=norm, activation="none")
         same = in_channels == out_channels and all(side == 1 for side in step)
-        self.shortcut = (
-            nn.Identity() if same else CONV[spatial_dims](in_channels, out_channels, 1, stride=step, bias=False)
-        )
+        self.step = step
+        self.shortcut = nn.Identity() if same else CONV[spatial_dims](in_channels, out_channels, 1, bias=False)
         self.activation = ACTIVATIONS[activation](out_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, in_channels, *S) to (N, out_channels, *S / stride)."""
-        total = self.second(self.first(image)).add_(self.shortcut(image))
+        total = self.second(self.first(image)).add_(self.shortcut(self._subsampled(image)))
         result: Tensor = self.activation(total)
         return result
+
+    def _subsampled(self, image: Tensor) -> Tensor:
+        if all(side == 1 for side in self.step):
+            return image
+        coarse = image[(..., *(slice(None, None, side) for side in self.step))]
+        return coarse.contiguous(memory_format=memory_format_of(image))
 
 
 def initialise(module: nn.Module) -> None:

@@ -244,12 +244,14 @@ def check_size(header: NiftiHeader, max_voxels: int | None) -> None:
         raise fail("truncated", f"the header claims {claim} bytes, more than {size} bytes of gzip can hold")
     limit = max_voxels or MAX_VOXELS
     if voxels > limit:
-        raise stop(header.path, "too-large", f"{voxels} voxels, limit {limit}", "Raise the limit with --max-voxels")
+        raise stop(header.path, "too-large", f"{voxels} voxels, limit {limit}", "Raise it in Python with max_voxels=")
     if header.gzipped and not max_voxels and claim > BOMB_BYTES and claim > BOMB_RATIO * size:
         found = (
             f"needs {claim / 1e9:.1f} GB unpacked from {size / 1e6:.1f} MB, limit 1.0 GB at a ratio above {BOMB_RATIO}"
         )
-        raise stop(header.path, "gzip-bomb", found, "Where the file is to be trusted, name --max-voxels")
+        raise stop(
+            header.path, "gzip-bomb", found, "Unpack a file that you trust, or read it in Python with max_voxels="
+        )
 
 
 def stored_voxels(header: NiftiHeader, max_voxels: int | None) -> tuple[np.ndarray, tuple[Entry, ...]]:
@@ -390,7 +392,7 @@ def read_nifti(
             path,
             "several-volumes",
             found,
-            "Choose one (--time first or a number), or declare the fourth dimension as channels",
+            "Cut out the volume that is meant into a file of its own",
         )
     array, read_notes = stored_voxels(header, max_voxels)
     spatial = header.geometry.shape

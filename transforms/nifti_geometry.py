@@ -144,7 +144,7 @@ def compare_forms(
         path,
         "sform-qform-conflict",
         f"sform and qform are {size}, allowed are {STOP_VOXELS:g} voxels",
-        "Say which one holds with --affine sform or --affine qform",
+        "Set the code of the wrong one to 0 in its header, or read it in Python with affine='sform' or 'qform'",
     )
 
 

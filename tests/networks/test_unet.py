@@ -79,3 +79,14 @@ def test_a_window_of_one_stride_keeps_a_bottleneck_that_a_norm_can_use() -> None
 def test_wrong_options(options: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         UNet(2, 1, 2, **{"widths": (4, 4, 4), **options})
+
+
+@pytest.mark.parametrize("width", [4, 6, 12])
+def test_narrow_slice_networks_survive_their_backward_pass(width: int) -> None:
+    """oneDNN's strided 1x1 convolution wrote past its memory here; see `ResidualBlock`."""
+    network = UNet(2, 1, 2, widths=[width, 2 * width, 4 * width], blocks="residual")
+    network = network.to(memory_format=network.layout)
+    for _ in range(3):
+        image = torch.randn(2, 1, 64, 64).contiguous(memory_format=torch.channels_last)
+        network(image).square().mean().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
