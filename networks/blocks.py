@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -102,7 +103,7 @@ class ResidualBlock(nn.Module):
         )
         self.second = ConvNormAct(spatial_dims, out_channels, out_channels, kernel=kernel, norm=norm, activation="none")
         same = in_channels == out_channels and all(side == 1 for side in step)
-        self.step = step
+        self.step: tuple[int, ...] = step
         self.shortcut = nn.Identity() if same else CONV[spatial_dims](in_channels, out_channels, 1, bias=False)
         self.activation = ACTIVATIONS[activation](out_channels)
 
@@ -115,7 +116,8 @@ class ResidualBlock(nn.Module):
     def _subsampled(self, image: Tensor) -> Tensor:
         if all(side == 1 for side in self.step):
             return image
-        coarse = image[(..., *(slice(None, None, side) for side in self.step))]
+        every: tuple[Any, ...] = (..., *(slice(None, None, side) for side in self.step))
+        coarse = image[every]
         return coarse.contiguous(memory_format=memory_format_of(image))
 
 

@@ -249,9 +249,7 @@ def check_size(header: NiftiHeader, max_voxels: int | None) -> None:
         found = (
             f"needs {claim / 1e9:.1f} GB unpacked from {size / 1e6:.1f} MB, limit 1.0 GB at a ratio above {BOMB_RATIO}"
         )
-        raise stop(
-            header.path, "gzip-bomb", found, "Unpack a file that you trust, or read it in Python with max_voxels="
-        )
+        raise stop(header.path, "gzip-bomb", found, "Unpack it if you trust it, or read it in Python with max_voxels=")
 
 
 def stored_voxels(header: NiftiHeader, max_voxels: int | None) -> tuple[np.ndarray, tuple[Entry, ...]]:

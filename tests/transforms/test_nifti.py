@@ -246,7 +246,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "bomb.nii.gz").write_bytes(
         gzip.compress(bytes(head) + bytes(3 << 20), compresslevel=9) + b"\0" * (4 << 20)
     )
-    with pytest.raises(CaseError, match=r"needs 2\.1 GB unpacked .*--max-voxels"):
+    with pytest.raises(CaseError, match=r"needs 2\.1 GB unpacked .*max_voxels="):
         read_nifti(tmp_path / "bomb.nii.gz")
     with pytest.raises(CaseError, match=r"480 voxels|960 voxels, limit 100"):
         read_nifti(tmp_path / "a.nii", max_voxels=100)
