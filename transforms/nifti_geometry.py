@@ -86,7 +86,7 @@ def proved_geometry(
         raise ValueError(f"affine must be 'sform' or 'qform', got {choice!r}")
     if choice and not (sform_code if choice == "sform" else qform_code):
         raise stop(
-            path, "no-such-affine", f"--affine {choice} was asked for, and {choice}_code is 0", "Take the other one"
+            path, "no-such-affine", f"affine={choice} was asked for, and {choice}_code is 0", "Take the other one"
         )
     if not sform_code and not qform_code:
         return without_world(raw, spatial, fields, notes)
@@ -97,9 +97,7 @@ def proved_geometry(
     if not usable(matrix):
         code = sform_code if name == "sform" else qform_code
         found = f"{name}_code is {code}, and {field} give no grid: {field_text(raw, name)}"
-        raise stop(
-            path, "bad-affine", found, "Export the file again, or name the other one with --affine where it holds"
-        )
+        raise stop(path, "bad-affine", found, "Export the file again, or set this code to 0 where the other one holds")
     if choice:
         notes.append(Entry("affine-chosen", f"{choice} was taken as the user said"))
     elif sform_code and qform_code:

@@ -209,7 +209,7 @@ def test_the_user_may_say_which_form_holds(tmp_path: Path) -> None:
     chosen = read_nifti(path, affine="qform")
     assert chosen.geometry.affine[0, 3] == 45
     assert codes(chosen) == {"affine-chosen"}
-    with pytest.raises(CaseError, match="--affine qform was asked for, and qform_code is 0"):
+    with pytest.raises(CaseError, match="affine=qform was asked for, and qform_code is 0"):
         read_nifti(phantoms.nifti_file(tmp_path / "b.nii", qform_code=0), affine="qform")
     with pytest.raises(ValueError, match="affine must be 'sform' or 'qform'"):
         read_nifti(path, affine="best")
