@@ -156,6 +156,7 @@ class Slice:
     """What one file, or one frame of it, says of itself.
 
     Numbers of the geometry are kept as text until they are proved. `patient` is hashed; nothing here names a person.
+    `tile` is the place of the slice in a mosaic: first row, first column, rows and columns of the whole stored image.
     """
 
     path: Path
@@ -199,8 +200,11 @@ class Slice:
     big_endian: bool = False
     bare: bool = False
     frame: int | None = None
+    tile: tuple[int, int, int, int] | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    phi: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
 
     @property
     def native(self) -> bool:

@@ -20,6 +20,7 @@ from .dicom import PICTURE_CLASSES, VOLUME_CLASSES, Slice
 from .dicom_geometry import Placed, alike, along_normal, numbers, placed, proved_step
 from .dicom_parts import part_by_tags, repeated, without_copies
 from .geometry import SHEAR_LIMIT
+from .read_options import DEFAULT, ReadOptions
 from .volume import Entry
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -28,7 +29,12 @@ LOCALIZER_ANGLE = np.deg2rad(30.0)
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Slices of one volume in order, with the affine that was proved; or one picture."""
+    """Slices of one volume in order, with the affine that was proved; or one picture, or the frames of one film.
+
+    Args:
+        places: where each slice truly lies, in steps of the affine from its first plane, if the slices were put on an
+            even grid (`--gaps resample`); None where slice k is plane k.
+    """
 
     slices: tuple[Slice, ...]
     files: tuple[Path, ...]
@@ -37,6 +43,7 @@ class Stack:
     repairs: tuple[Entry, ...] = ()
     notes: tuple[Entry, ...] = ()
     picture: bool = False
+    places: tuple[float, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,7 +61,7 @@ class SortedSeries:
     listed: tuple[tuple[tuple[Path, ...], str], ...]
 
 
-def sort_series(slices: Sequence[Slice]) -> SortedSeries:
+def sort_series(slices: Sequence[Slice], options: ReadOptions = DEFAULT) -> SortedSeries:
     """Make volumes of all files that share StudyInstanceUID and SeriesInstanceUID."""
     stacks: list[Stack] = []
     stopped: list[tuple[tuple[Path, ...], CaseError]] = []

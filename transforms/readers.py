@@ -22,6 +22,7 @@ from .itk_files import check_claim, is_itk_file, itk_geometry, itk_name, read_it
 from .nifti import GZIP_MAGIC, base_name, is_nifti, read_nifti, unpacked_head
 from .nifti import read_header as read_nifti_header
 from .pictures import is_picture, picture_name, picture_shape, read_picture
+from .read_options import DEFAULT, ReadOptions
 from .volume import Entry, Geometry, Volume
 
 RUBBISH_NAMES = re.compile(r"(?i)^(\..*|thumbs\.db|desktop\.ini|dicomdir|readme.*|license.*|licence.*|copying)$")
@@ -116,7 +117,7 @@ class Found:
     rubbish: int = 0
 
 
-def find_sources(path: Path, *, affine: str | None = None) -> Found:
+def find_sources(path: Path, options: ReadOptions = DEFAULT) -> Found:
     """Every volume behind a file or a folder (walked recursively), from headers alone.
 
     Raises:
@@ -128,7 +129,7 @@ def find_sources(path: Path, *, affine: str | None = None) -> Found:
     files = [path] if path.is_file() else list(walk(path))
     if not files:
         raise UsageError(f"{path} is empty; give a file or a folder with images")
-    finder = Finder(affine, alone=path.is_file())
+    finder = Finder(options, alone=path.is_file())
     for file in files:
         finder.add(file)
     return finder.found()
@@ -152,8 +153,8 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 class Finder:
     """Takes files one by one and tells what they are in the end."""
 
-    def __init__(self, affine: str | None, alone: bool) -> None:
-        self.affine = affine
+    def __init__(self, options: ReadOptions, alone: bool) -> None:
+        self.options = options
         self.alone = alone
         self.sources: list[Source] = []
         self.stopped: list[Stopped] = []
@@ -217,7 +218,7 @@ class Finder:
         if file.suffix.lower() == ".img":
             return
         try:
-            header = read_nifti_header(file, affine=self.affine)
+            header = read_nifti_header(file, affine=self.options.affine)
         except CaseError as error:
             self.stopped.append(Stopped((file,), error.code, str(error)))
             return
@@ -274,7 +275,7 @@ class Finder:
                 message = f"{error} (the {len(files)} files of its series were left out with it)"
                 self.stopped.append(Stopped((*files, *self.broken_with(error)), error.code, message))
                 continue
-            result = sort_series(slices)
+            result = sort_series(slices, self.options)
             self.keep(result)
             for stack in result.stacks:
                 if len(stack.slices) == 1 and not stack.picture and stack.slices[0].frame is None:
@@ -340,7 +341,7 @@ class Finder:
         self.stopped.append(Stopped(files, "scrambled-uids", message))
 
 
-def read_source(source: Source, *, affine: str | None = None, max_voxels: int | None = None) -> Volume:
+def read_source(source: Source, options: ReadOptions = DEFAULT) -> Volume:
     """Read one volume.
 
     Raises:
@@ -349,9 +350,9 @@ def read_source(source: Source, *, affine: str | None = None, max_voxels: int | 
     file = source.files[0]
     try:
         if source.kind == "dicom":
-            return read_stack(dicom_stack(source))
+            return read_stack(dicom_stack(source, options))
         if source.kind == "nifti":
-            return read_nifti(file, source.part, affine=affine, max_voxels=max_voxels)
+            return read_nifti(file, source.part, affine=options.affine, max_voxels=options.max_voxels)
         return read_picture(file) if source.kind == "picture" else read_itk(file)
     except OSError as error:
         raise CaseError(
@@ -363,10 +364,10 @@ def read_source(source: Source, *, affine: str | None = None, max_voxels: int | 
         ) from error
 
 
-def dicom_stack(source: Source) -> Stack:
+def dicom_stack(source: Source, options: ReadOptions = DEFAULT) -> Stack:
     """The stack of a source, proved again from its files."""
     slices = [one for file in source.files for one in read_header(file)]
-    result = sort_series(slices)
+    result = sort_series(slices, options)
     stacks = [stack for stack in result.stacks if stack.series == source.series] or list(result.stacks)
     if len(stacks) == 1:
         repairs = stacks[0].repairs if source.repairs is None else source.repairs
@@ -379,14 +380,14 @@ def dicom_stack(source: Source) -> Stack:
     )
 
 
-def only_source(path: Path) -> Source:
+def only_source(path: Path, options: ReadOptions = DEFAULT) -> Source:
     """The one volume behind a path.
 
     Raises:
         UsageError: the path does not exist or is empty.
         CaseError: none, several, or one beside files that could not be read.
     """
-    found = find_sources(path)
+    found = find_sources(path, options)
     if found.stopped:
         first = found.stopped[0]
         more = f" ({len(found.stopped) - 1} more could not be read)" if len(found.stopped) > 1 else ""
@@ -400,29 +401,28 @@ def only_source(path: Path) -> Source:
     return found.sources[0]
 
 
-def read_volume(path: Path, *, affine: str | None = None) -> Volume:
+def read_volume(path: Path, options: ReadOptions = DEFAULT) -> Volume:
     """Read the one volume behind a file or a DICOM folder."""
-    return read_source(only_source(Path(path)), affine=affine)
+    return read_source(only_source(Path(path), options), options)
 
 
-def read_geometry(path: Path) -> tuple[Geometry, int]:
+def read_geometry(path: Path, options: ReadOptions = DEFAULT) -> tuple[Geometry, int]:
     """Shape and place of the one volume behind a path, and its number of channels; headers only."""
-    source = only_source(Path(path))
-    return source_geometry(source)
+    return source_geometry(only_source(Path(path), options), options)
 
 
-def source_geometry(source: Source) -> tuple[Geometry, int]:
+def source_geometry(source: Source, options: ReadOptions = DEFAULT) -> tuple[Geometry, int]:
     """Shape and place of a source, and its number of channels; headers only."""
     file = source.files[0]
     if source.kind == "nifti":
-        header = read_nifti_header(file)
+        header = read_nifti_header(file, affine=options.affine)
         return header.geometry, header.channels
     if source.kind == "itk":
         return itk_geometry(file)[0], 1
     if source.kind == "picture":
         shape, channels = picture_shape(file)
         return Geometry(shape, np.eye(4), has_world=False), channels
-    stack = dicom_stack(source)
+    stack = dicom_stack(source, options)
     first = stack.slices[0]
     colour = stack.picture and (first.samples > 1 or first.photometric == "PALETTE COLOR")
     return Geometry(stack.shape, stack.affine, has_world=not stack.picture), 3 if colour else 1

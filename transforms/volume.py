@@ -34,12 +34,15 @@ class Geometry:
             sform_code, qform_code, xyzt_units), empty for other sources; the writer copies them so that labels come
             back bit-equal.
         has_world: False for pictures, whose pixels have no place in the world (both NIfTI codes are written as 0).
+        film: the third axis is time: the frames of an ultrasound or secondary capture, (X, Y, T). The third spacing is
+            the time between frames in seconds (1 where the source does not say).
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     nifti_fields: Mapping[str, Any] = field(default_factory=dict)
     has_world: bool = True
+    film: bool = False
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -61,6 +64,8 @@ class Volume:
         repairs: exact automatic corrections that were made.
         notes: warnings that a reader of the result should know.
         facts: acquisition facts without identifiers, BIDS names where they exist (`RepetitionTime`, `KVP`, ...).
+        phi: what names the patient or is free text (`PatientName`, `SeriesDescription`, ...); empty unless the user has
+            asked for it (`--phi`).
     """
 
     array: np.ndarray
@@ -71,6 +76,7 @@ class Volume:
     repairs: tuple[Entry, ...] = ()
     notes: tuple[Entry, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    phi: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
