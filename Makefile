@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 SOURCES := __init__.py errors.py transforms networks pipeline scripts tests
 
 .DEFAULT_GOAL := help
+# without the bytecode of its libraries a program here takes many seconds to start
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help install demo test check lint types imports tests test-slow test-gpu clean
 
 help: ## this list

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "index": "pipeline.archive.index",
     "convert": "pipeline.archive.convert",
+    "dataset": "pipeline.dataset.assemble",
     "take_fingerprint": "pipeline.dataset.fingerprint",
     "plan": "pipeline.dataset.plan",
     "preprocess": "pipeline.dataset.store",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,6 +30,31 @@ def digest_of(files: Iterable[Path]) -> str:
     for path in files:
         digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()
+
+
+def states_of(files: Iterable[Path], root: Path) -> tuple[str, str]:
+    """Two digests of files as they lie on the disk.
+
+    Args:
+        files: to be looked at.
+        root: what their names are relative to.
+
+    Returns:
+        One of their names, sizes and times, which is another one where a file changed; and one of their names and
+        sizes, which a copy of the files shares.
+
+    Raises:
+        OSError: one of them is not there.
+    """
+    timed, copied = hashlib.sha256(), hashlib.sha256()
+    base = os.path.join(os.fspath(root), "")
+    for path in files:
+        name = os.fspath(path)
+        status = os.stat(name)
+        state = b"%b\0%d\n" % (os.fsencode(name.removeprefix(base)), status.st_size)
+        copied.update(state)
+        timed.update(b"%b%d\n" % (state, status.st_mtime_ns))
+    return timed.hexdigest(), copied.hexdigest()
 
 
 def case_id(salt: bytes | str, *parts: str) -> str:

@@ -5,10 +5,12 @@ the mere existence of a file. While a run lasts, its records are lines of `.reco
 a kill loses the case at hand and no more; at the end they become
 
     manifest.json   command, settings, versions, one record a case: equal bytes for equal runs, killed in between or not
-    timings.json    what differs between equal runs: times, host, peak memory, the command line
+    timings.json    what differs between equal runs: times, host, peak memory, the command line, the state of the inputs
     failures.csv    case, files, code, message of each case that was stopped (only where there is one)
 
 Files are named by their paths relative to the input, here and on the terminal: what a path gives away is not hidden.
+
+A run that is refused as wrong use before any case was done leaves everything as it found it.
 
 Where the output is one file (`OUT.nii.gz`), these stand beside it under the names `OUT.manifest.json` and so on.
 """
@@ -58,7 +60,10 @@ LIBRARIES = (
     "isal",
 )
 PART = re.compile(r"^\..+\.part$|^\.lock\.[0-9a-f]{12}$")  # temporary names of `atomic_write` and of the lock
-BOOKS = {".lock", ".records.jsonl", "salt.txt", "manifest.json", "timings.json", "failures.csv", ".DS_Store"}
+BOOKS = {
+    *(".lock", ".records.jsonl", "salt.txt", "manifest.json", "timings.json", "failures.csv", ".DS_Store"),
+    *(f".index.db{ending}" for ending in ("", "-journal", "-wal", "-shm")),  # of a large input, while a run lasts
+}
 
 
 @cache
@@ -103,6 +108,7 @@ class OutputFolder:
         self.facts: dict[str, Any] = dict(facts)
         self.records: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
+        self.stamps: dict[str, str] = {}
         self._done: set[str] = set()
         self._skipped: set[str] = set()
         self._failures: dict[tuple[str, tuple[str, ...]], Failure] = {}
@@ -112,19 +118,29 @@ class OutputFolder:
         self._stream: IO[str] | None = None
         self._started, self._clock = time.time(), time.monotonic()
         self._finished = False
+        self._found: bytes | None = None  # the manifest of an earlier run
+        self._made: list[Path] = []  # folders and books that were not there before
 
     def __enter__(self) -> OutputFolder:
+        folders = (self.folder, *self.folder.parents)
+        self._made = [folder for folder in folders if not folder.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise UsageError(f"{self.out}: cannot write there ({error.strerror}); choose another place") from None
         except OSError as error:
+            if error.errno == errno.EROFS:
+                raise UsageError(f"{self.out}: cannot write there ({error.strerror}); choose another place") from None
             raise self._translated(error) from None
+        books = (beside(self.out, name) for name in sorted(BOOKS - {".lock", ".DS_Store"}))
+        self._made[:0] = [book for book in books if not book.exists()]
         try:
             self._take_over()
         except BaseException as error:
             self._lock.release()
+            if isinstance(error, UsageError):
+                self._remove_made()
             if isinstance(error, OSError):
                 raise self._translated(error) from error
             raise
@@ -133,8 +149,11 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        refused = isinstance(error, UsageError) and not self._done
         try:
-            if not self._finished:
+            if refused:
+                self._leave_as_found()
+            elif not self._finished:
                 # what counts is in the records already, and the first error is the one to show
                 with suppress(OSError, NoRoomError) if error else nullcontext():
                     self._write_books(finished=error is None)
@@ -143,8 +162,14 @@ class OutputFolder:
                 with suppress(OSError):
                     self._stream.close()
             self._lock.release()
+        if refused:
+            self._remove_made()
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise self._translated(error) from error
+
+    def stamp_of(self, case: str) -> str | None:
+        """The state of the inputs that an earlier run made the case of; None where nothing is known of it."""
+        return self.stamps.get(case) if case in self.records else None
 
     def is_done(self, case: str, inputs_digest: str) -> bool:
         """Whether an earlier run did it from the same inputs and its files are unchanged; it then counts as skipped."""
@@ -166,27 +191,32 @@ class OutputFolder:
     def record(
         self,
         case: str,
-        files: Sequence[Path],
+        files: Sequence[Path] | Mapping[Path, str],
         inputs_digest: str,
         details: Mapping[str, Any] = NOTHING,
         *,
         seconds: float | None = None,
+        stamp: str | None = None,
     ) -> None:
         """The case is done: `files` are whole and under their final names inside the folder.
 
         Args:
             case: its name.
-            files: what was written.
-            inputs_digest: `digest_of` what it was made from.
+            files: what was written, with the SHA-256 of each where it is known.
+            inputs_digest: a digest of what it was made from, equal between equal runs.
             details: json-able values that are equal between equal runs.
             seconds: how long it took (goes to timings.json).
+            stamp: the state of the inputs on this disk, such as `stamp_of` their sizes and times (to timings.json).
         """
-        names = {Path(path).relative_to(self.folder).as_posix(): file_digest(path) for path in files}
+        known = files if isinstance(files, Mapping) else {Path(path): file_digest(path) for path in files}
+        names = {path.relative_to(self.folder).as_posix(): digest for path, digest in known.items()}
         record: dict[str, Any] = {**details, "files": names, "inputs": inputs_digest}
         if entries := self._notes.get(case):
             record["notes"] = [{"code": entry.code, "detail": entry.detail} for entry in entries]
-        self._append({"case": case, "record": record})
+        self._append({"case": case, "record": record, **({} if stamp is None else {"stamp": stamp})})
         self.records[case] = record
+        if stamp is not None:
+            self.stamps[case] = stamp
         self._done.add(case)
         self._skipped.discard(case)
         for key in [key for key in self._failures if key[0] == case]:
@@ -228,16 +258,21 @@ class OutputFolder:
     def _take_over(self) -> None:
         before: dict[str, Any] = {}
         if self._manifest.exists():
+            self._found = self._manifest.read_bytes()
             before = self._read_manifest()
         elif not self.overwrite:
             self._refuse_what_is_not_ours()
         self._remove_parts()
         self.records = dict(before.get("cases", {}))
+        self.stamps = self._read_stamps()
         for entry in self._read_journal():
+            self._found = None  # the manifest that is written now knows more
             if entry["record"] is None:
                 self.records.pop(entry["case"], None)
-            else:
-                self.records[entry["case"]] = entry["record"]
+                continue
+            self.records[entry["case"]] = entry["record"]
+            if "stamp" in entry:
+                self.stamps[entry["case"]] = entry["stamp"]
         if self.overwrite:
             for case in list(self.records):
                 self._forget(case)
@@ -305,6 +340,29 @@ class OutputFolder:
                         entries.append(entry)
         return entries
 
+    def _read_stamps(self) -> dict[str, str]:
+        with suppress(OSError, ValueError, AttributeError):
+            stamps = json.loads(beside(self.out, "timings.json").read_text(encoding="utf-8")).get("inputs", {})
+            return {str(case): str(stamp) for case, stamp in dict(stamps).items()}
+        return {}
+
+    def _leave_as_found(self) -> None:
+        """Nothing was done: the manifest is again what it was."""
+        if self._found is not None and not self.overwrite:
+            with atomic_write(self._manifest) as part:
+                part.write_bytes(self._found)
+        elif self._manifest not in self._made:
+            self._write_books(finished=False)
+
+    def _remove_made(self) -> None:
+        """Take away the books of a run that did nothing, and the folders that were made for it."""
+        for path in self._made:
+            with suppress(OSError):
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink()
+
     def _append(self, entry: Mapping[str, Any]) -> None:
         if self._stream is None:
             raise ValueError("an OutputFolder is used inside `with`")
@@ -324,6 +382,9 @@ class OutputFolder:
             path = self.folder / name
             if path.resolve().is_relative_to(inside):
                 path.unlink(missing_ok=True)
+                with suppress(OSError):  # folders of a layout that are empty now
+                    for parent in list(Path(name).parents)[:-1]:
+                        (self.folder / parent).rmdir()
 
     def _contents(self, *, finished: bool) -> dict[str, Any]:
         failures = [self._failures[key] for key in sorted(self._failures)]
@@ -351,6 +412,7 @@ class OutputFolder:
             "command_line": sys.argv,
             "peak_memory_mib": peaks,
             "cases": dict(sorted(self.seconds.items())),
+            "inputs": {case: self.stamps[case] for case in sorted(self.records) if case in self.stamps},
         }
         self._write_json(beside(self.out, "timings.json"), timings)
         table = beside(self.out, "failures.csv")
@@ -374,7 +436,8 @@ class OutputFolder:
             return error
         free = ""
         with suppress(OSError):
-            room = os.statvfs(self.folder)
+            room = os.statvfs(next(folder for folder in (self.folder, *self.folder.parents) if folder.exists()))
             free = f" ({room.f_bavail * room.f_frsize / 1e6:.0f} MB free)"
-        where = error.filename or self.out
+        named = isinstance(error.filename, (str, bytes))  # of an open file it is a number
+        where = os.fsdecode(error.filename) if named else self.out
         return NoRoomError(f"{where}: no space left on the disk{free}; make room and run the same command again")

@@ -30,6 +30,18 @@ def refuse_overlap(source: Path, out: Path, *, walked: bool = True) -> None:
         )
 
 
+def refuse_missing(source: Path) -> None:
+    """Refuse an input that is not there, or an empty folder.
+
+    Raises:
+        UsageError: so it is.
+    """
+    if not source.exists():
+        raise UsageError(f"{source} does not exist; give a file or a folder with images")
+    if source.is_dir() and next(source.iterdir(), None) is None:
+        raise UsageError(f"{source} is empty; give a file or a folder with images")
+
+
 def refusal(error: Exception, files: Sequence[str]) -> CaseError | None:
     """The refusal of a case that an exception comes to; its text names a file and quotes nothing of a header.
 

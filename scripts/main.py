@@ -28,6 +28,7 @@ VERBS = {
     "demo": "The whole job on an archive that it makes: DICOM CT -> label maps, table, pictures.",
     "index": "Inventory of an archive: every series, its geometry, verdict and reason.",
     "convert": "Every usable volume -> NIfTI + JSON sidecar, failures.csv.",
+    "dataset": "Images and label maps matched into a data set that plan and train take.",
     "plan": "Fingerprint of a data set and plan, each line with its reason.",
     "preprocess": "The images and labels of a data set as training wants them, in a cache.",
     "train": "A data set -> a model folder.",

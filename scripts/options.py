@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..transforms.read_options import ReadOptions
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the warnings of libraries.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -20,11 +23,52 @@ Precision = Annotated[str, typer.Option("--precision", help="auto, float32, bf16
 Fold = Annotated[str | None, typer.Option("--fold", help="Number of a fold, or all.")]
 Name = Annotated[
     str | None,
-    typer.Option("--name", help="Names of the outputs: a template of {folder}, {series}, {modality}, {number}."),
+    typer.Option(
+        "--name",
+        help="Names of the outputs: a template of {folder}, {path}, {name}, {series}, {study}, {patient}, {modality}, "
+        "{part}, {number}.",
+    ),
 ]
 Salt = Annotated[
     Path | None,
     typer.Option("--salt", help="Text file with the salt of the case ids, for equal ids in several runs."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="ADDRESS", help="A Dask cluster: tcp:// on this machine, or tls:// anywhere."),
+]
+TlsConfig = Annotated[
+    Path | None,
+    typer.Option("--tls-config", metavar="FILE", help="YAML file with ca-file, cert and key for a tls:// scheduler."),
+]
+Layout = Annotated[str, typer.Option("--layout", help="flat, bids or msd: how the output folder is arranged.")]
+
+# The ways out that a user has when a source is refused; `read_options` makes one record of them.
+Strict = Annotated[bool, typer.Option("--strict", help="Stop a series whose slices may be missing, not only note it.")]
+Gaps = Annotated[
+    str, typer.Option("--gaps", help="stop, or resample: put unevenly spaced slices on an even grid by interpolation.")
+]
+Time = Annotated[str, typer.Option("--time", help="Time points of a 4D source: all, first, or a number from 0.")]
+GeometryFile = Annotated[
+    Path | None,
+    typer.Option("--geometry", metavar="FILE", help="JSON file that states what the headers lack of the geometry."),
+]
+Affine = Annotated[
+    str | None, typer.Option("--affine", help="sform or qform, where the two of a NIfTI file contradict each other.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option("--group-by", metavar="TAGS", help="DICOM keywords, with commas, that tell series apart."),
+]
+MaxVoxels = Annotated[
+    int | None, typer.Option("--max-voxels", min=1, help="The largest number of voxels that one file may claim.")
+]
+RefuseLossy = Annotated[bool, typer.Option("--refuse-lossy", help="Stop what was compressed with loss.")]
+RefuseBurnedIn = Annotated[
+    bool, typer.Option("--refuse-burned-in", help="Stop what says that text is burned into its pixels.")
+]
+Phi = Annotated[
+    bool, typer.Option("--phi", help="Keep names, dates and descriptions of the headers in what is written.")
 ]
 Network = Annotated[
     str | None, typer.Option("--network", help="A name that `voxelwise networks` lists, or path/to/file.py:Class.")
@@ -34,6 +78,36 @@ Width = Annotated[int | None, typer.Option("--width", min=1, help="Channels of t
 NetworkOptions = Annotated[
     list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Option of the network; may be repeated.")
 ]
+
+
+def read_options(
+    *,
+    strict: bool = False,
+    gaps: str = "stop",
+    time: str = "all",
+    geometry: Path | None = None,
+    affine: str | None = None,
+    group_by: str | None = None,
+    max_voxels: int | None = None,
+    refuse_lossy: bool = False,
+    refuse_burned_in: bool = False,
+    phi: bool = False,
+) -> ReadOptions:
+    """The record that the readers take, from the words of the command line; a verb gives those that it has."""
+    from ..transforms.read_options import ReadOptions
+
+    return ReadOptions(
+        strict=strict,
+        gaps=gaps,
+        time=time,
+        geometry=geometry,
+        affine=affine,
+        group_by=tuple(word.strip() for word in (group_by or "").split(",") if word.strip()),
+        max_voxels=max_voxels,
+        refuse_lossy=refuse_lossy,
+        refuse_burned_in=refuse_burned_in,
+        phi=phi,
+    )
 
 
 def parse_options(pairs: list[str] | None) -> dict[str, object]:

@@ -34,6 +34,18 @@ def run(
         str | None, typer.Option("--network", help="file.py:Class again, for a model of your own class.")
     ] = None,
     overwrite: options.Overwrite = False,
+    fill_nan: Annotated[
+        str | None, typer.Option("--fill-nan", help="min: NaN and infinite voxels get the least value of the image.")
+    ] = None,
+    strict: options.Strict = False,
+    gaps: options.Gaps = "stop",
+    time: options.Time = "all",
+    geometry: options.GeometryFile = None,
+    affine: options.Affine = None,
+    group_by: options.GroupBy = None,
+    max_voxels: options.MaxVoxels = None,
+    refuse_lossy: options.RefuseLossy = False,
+    refuse_burned_in: options.RefuseBurnedIn = False,
     preview: Annotated[bool, typer.Option("--preview", help="A picture of each result beside it.")] = False,
     workers: Annotated[
         int | None,
@@ -50,6 +62,17 @@ def run(
     """Label maps on exactly the grids of the images."""
     from ..pipeline.inference.predict import predict
 
+    reading = options.read_options(
+        strict=strict,
+        gaps=gaps,
+        time=time,
+        geometry=geometry,
+        affine=affine,
+        group_by=group_by,
+        max_voxels=max_voxels,
+        refuse_lossy=refuse_lossy,
+        refuse_burned_in=refuse_burned_in,
+    )
     outcome = predict(
         model,
         input,
@@ -64,6 +87,8 @@ def run(
         network=network,
         overwrite=overwrite,
         preview=preview,
+        options=reading,
+        fill_nan=fill_nan,
         workers=workers,
     )
     return finish("predict", outcome, as_json=as_json, quiet=quiet)

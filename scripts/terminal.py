@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,11 @@ def finish(command: str, outcome: Outcome, *, as_json: bool, quiet: bool = False
         line = f"{command}: {counts['in']} in = {counts['done']} done + {counts['stopped']} stopped"
         line += f" + {counts['skipped']} skipped"
         line += f"; {noted} repairs and notes" if noted else ""
-        print(f"{line} -> {outcome.out}", file=sys.stderr)
+        listed = outcome.facts.get("listed")
+        line += f"; {listed} found that are no volumes" if isinstance(listed, int) and listed else ""
+        print(f"{line} -> {one_line(str(outcome.out))}", file=sys.stderr)
+        for code, cases in sorted(noted_cases(outcome).items()):
+            print(f"  {code}: {cases} case{'s' if cases > 1 else ''}", file=sys.stderr)
         if next_step and outcome.exit_code in (0, 3):
             print(next_step, file=sys.stderr)
     if as_json:
@@ -145,6 +150,11 @@ def finish(command: str, outcome: Outcome, *, as_json: bool, quiet: bool = False
             }
         )
     return outcome.exit_code
+
+
+def noted_cases(outcome: Outcome) -> dict[str, int]:
+    """How many cases have a repair or note of each code, so that no flood hides the one that matters."""
+    return Counter(code for entries in outcome.notes.values() for code in {entry.code for entry in entries})
 
 
 def complain(text: str) -> None:

@@ -56,8 +56,8 @@ class CheckImage(MapTransform):
                 if wrong.any():
                     first = tuple(wrong.nonzero()[0, 1:].tolist())
                     raise CaseError(
-                        f"{int(wrong.sum())} voxels are NaN or infinite (the first at {first}); fill them, or "
-                        "leave the case out",
+                        f"{int(wrong.sum())} voxels are NaN or infinite (the first at {first}); "
+                        "fill them (predict has --fill-nan min), or leave the case out",
                         "not-finite",
                     )
         return sample

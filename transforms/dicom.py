@@ -8,213 +8,114 @@ records, `dicom_pixels.py` reads their voxels.
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import warnings
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import pydicom
-from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_partial
-from pydicom.uid import UID
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import UID_dictionary
 
-from ..errors import CaseError
+from ..errors import CaseError, UsageError
+from .dicom_diffusion import DIFFUSION_TAGS, diffusion_facts, diffusion_splits
+from .dicom_elements import PIXEL_TAGS, Header, read_elements
+from .dicom_facts import FACT_TAGS, PERSONAL, facts_of, nameless, personal_texts
+from .dicom_frames import PER_FRAME, SHARED, frames_of
+from .dicom_mosaic import GRID_TILES, MR_CREATOR, SPACING, TILES, is_mosaic, refused_frames, tiles_of
+from .dicom_record import (
+    BIG_ENDIAN,
+    DEFLATED,
+    EXPLICIT,
+    GE_BIG_ENDIAN_PIXELS,
+    IMPLICIT,
+    NATIVE,
+    PICTURE_CLASSES,
+    UNDEFINED,
+    VOLUME_CLASSES,
+    DirectoryFileError,
+    Slice,
+    SliceError,
+)
+from .dicom_text import (
+    DamagedSequenceError,
+    Element,
+    first_number,
+    items_of,
+    raw_elements,
+    tag_of,
+    texts_of,
+    whole_number,
+)
+from .read_options import DEFAULT, ReadOptions
 
-UNDEFINED = 0xFFFFFFFF
-NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-DEFLATED = "1.2.840.10008.1.2.1.99"
-DICOMDIR = "1.2.840.10008.1.3.10"
-
-
-class DirectoryFileError(CaseError):
-    """A DICOMDIR: DICOM, and no image."""
-
-
-class SliceError(CaseError):
-    """A file that cannot be read although its header says which series it belongs to."""
-
-    def __init__(self, message: str, code: str, series: tuple[str, str]) -> None:
-        super().__init__(message, code)
-        self.series = series
-
-
-CLASSES = "1.2.840.10008.5.1.4.1.1."
-VOLUME_CLASSES = frozenset(CLASSES + end for end in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130"))
-PICTURE_CLASSES = frozenset(
-    CLASSES + end
-    for end in (
-        *(
-            "1",
-            "1.1",
-            "1.1.1",
-            "1.2",
-            "1.2.1",
-            "1.3",
-            "1.3.1",
-            "3.1",
-            "3",
-            "6",
-            "6.1",
-            "7",
-            "7.1",
-            "7.2",
-            "7.3",
-            "7.4",
-            "20",
-        ),
-        *("12.1", "12.2", "77.1.1", "77.1.2", "77.1.4", "77.1.5.1", "77.1.5.2"),
+__all__ = [
+    "DEFLATED",
+    "NATIVE",
+    "PICTURE_CLASSES",
+    "UNDEFINED",
+    "VOLUME_CLASSES",
+    "WANTED",
+    "DirectoryFileError",
+    "Slice",
+    "SliceError",
+    "is_dicom",
+    "read_header",
+]
+REGIONS = tag_of("SequenceOfUltrasoundRegions")
+REGION_TAGS = tuple(
+    tag_of(name)
+    for name in (
+        *("RegionSpatialFormat", "PhysicalUnitsXDirection", "PhysicalUnitsYDirection"),
+        *("PhysicalDeltaX", "PhysicalDeltaY"),
     )
 )
-PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
-LONG_FORM = ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UC", "UN", "UR", "UT", "SV", "UV")
-SPLIT_BY = (
-    *(
-        "AcquisitionNumber",
-        "TemporalPositionIdentifier",
-        "EchoNumbers",
-        "EchoTime",
-        "TriggerTime",
+# What parts slices at one place, the surest first; the diffusion weighting stands between the two.
+FIRST_SPLITS = {
+    tag_of(name): name
+    for name in (
+        *("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "TriggerTime"),
         "NominalCardiacTriggerDelayTime",
-    ),
-    *("DiffusionBValue", "ConvolutionKernel", "ImageType", "SequenceName", "AcquisitionTime", "ContentTime"),
-)
-PRIVATE_SPLIT = {
-    "b-value (0019,100C)": 0x0019100C,
-    "b-value (0043,1039)": 0x00431039,
-    "b-value (2001,1003)": 0x20011003,
+    )
 }
-FACTS = {
-    **{
-        name: name
-        for name in ("Manufacturer", "MagneticFieldStrength", "FlipAngle", "KVP", "SliceThickness", "ConvolutionKernel")
-    },
-    **{
-        name: name
-        for name in ("PatientPosition", "BodyPartExamined", "ScanningSequence", "SequenceVariant", "MRAcquisitionType")
-    },
-    "ManufacturerModelName": "ManufacturersModelName",
-    "ContrastBolusAgent": "ContrastBolusIngredient",
+OTHER_SPLITS = {
+    tag_of(name): name
+    for name in (
+        *("ConvolutionKernel", "ImageType", "SequenceName", "AcquisitionTime", "ContentTime", "InversionTime"),
+        *("FlipAngle", "ComplexImageComponent", "FrameReferenceTime"),
+    )
 }
-MILLISECONDS = {name: name for name in ("EchoTime", "RepetitionTime", "InversionTime")}
-NUMBERS = ("MagneticFieldStrength", "FlipAngle", "KVP", "SliceThickness")
-OTHER_KEYWORDS = (
-    *(
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "FrameOfReferenceUID",
-        "PatientID",
-        "Modality",
-    ),
-    *(
-        "Rows",
-        "Columns",
-        "SamplesPerPixel",
-        "PhotometricInterpretation",
-        "PlanarConfiguration",
-        "NumberOfFrames",
-        "SeriesNumber",
-    ),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "InstanceNumber"),
-    *(
-        "RescaleSlope",
-        "RescaleIntercept",
-        "RescaleType",
-        "ImagesInAcquisition",
-        "LossyImageCompression",
-        "LossyImageCompressionRatio",
-    ),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SequenceOfUltrasoundRegions"),
+PHILIPS_MR_CREATOR, PHILIPS_SLICES = 0x20010010, 0x20011018
+GE_CREATOR, GE_LOCATIONS = 0x00210010, 0x0021104F
+COUNTS = {
+    tag_of(name): name
+    for name in (
+        *("ImagesInAcquisition", "NumberOfSlices", "NumberOfTemporalPositions", "NumberOfTimeSlices"),
+        "NumberOfSeriesRelatedInstances",
+    )
+}
+KEYWORDS = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID"),
+    *("Modality", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("NumberOfFrames", "SeriesNumber", "InstanceNumber", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "ImagePositionPatient"),
+    *("ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "RescaleSlope", "RescaleIntercept"),
+    *("RescaleType", "LossyImageCompression", "LossyImageCompressionRatio", "BurnedInAnnotation"),
+    *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate"),
 )
-
-
-@cache
-def tag_of(keyword: str) -> int:
-    """The number of a keyword of the standard."""
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        raise ValueError(f"{keyword} is no DICOM keyword")
-    return tag
-
-
-WANTED: tuple[int, ...] = (
-    *(tag_of(name) for name in (*OTHER_KEYWORDS, *SPLIT_BY, *FACTS, *MILLISECONDS)),
-    *PRIVATE_SPLIT.values(),
+TAGS = {name: tag_of(name) for name in KEYWORDS}
+PRIVATE_TAGS = (MR_CREATOR, TILES, GRID_TILES, PHILIPS_MR_CREATOR, PHILIPS_SLICES, GE_CREATOR, GE_LOCATIONS)
+SEQUENCES = (SHARED, PER_FRAME, REGIONS)
+SPLIT_TAGS = (*FIRST_SPLITS, *OTHER_SPLITS, *DIFFUSION_TAGS)
+WANTED: frozenset[int] = frozenset(
+    (*TAGS.values(), *SPLIT_TAGS, *COUNTS, *FACT_TAGS, *PRIVATE_TAGS, *SEQUENCES, SPACING)
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """What one file, or one frame of it, says of itself.
-
-    Numbers of the geometry are kept as text until they are proved. `patient` is hashed; nothing here names a person.
-    `tile` is the place of the slice in a mosaic: first row, first column, rows and columns of the whole stored image.
-    """
-
-    path: Path
-    size: int
-    modified: int
-    sop_class: str
-    sop: str
-    study: str
-    series: str
-    patient: str
-    frame_of_reference: str
-    transfer_syntax: str
-    modality: str
-    image_type: str
-    rows: int = 0
-    columns: int = 0
-    samples: int = 1
-    photometric: str = ""
-    planar: int = 0
-    frames: int = 1
-    bits_allocated: int = 16
-    bits_stored: int = 16
-    high_bit: int = 15
-    signed: bool = False
-    padding: int | None = None
-    padding_limit: int | None = None
-    position: str | None = None
-    orientation: str | None = None
-    spacing: str | None = None
-    slope: str | None = None
-    intercept: str | None = None
-    rescale_type: str = ""
-    instance: int | None = None
-    series_number: str = ""
-    images_in_acquisition: int | None = None
-    lossy: str = ""
-    pixels: bool = False
-    float_pixels: bool = False
-    pixel_offset: int = -1
-    pixel_length: int = UNDEFINED
-    big_endian: bool = False
-    bare: bool = False
-    frame: int | None = None
-    tile: tuple[int, int, int, int] | None = None
-    splits: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    phi: Mapping[str, str] = field(default_factory=dict)
-    group: str = ""
-
-    @property
-    def native(self) -> bool:
-        """Whether the pixels stand uncompressed in the file or, deflated, in its data set."""
-        return self.transfer_syntax in NATIVE or self.transfer_syntax == DEFLATED
-
-    @property
-    def class_name(self) -> str:
-        """The SOP class in words."""
-        return UID(self.sop_class).name if self.sop_class else "no SOP class"
+# Always with loss, and with or without it: JPEG baseline and extended with the retired ones, MPEG and H.264/265;
+# near-lossless JPEG-LS, JPEG 2000, its second part, JPEG XL, high-throughput JPEG 2000.
+SYNTAXES = "1.2.840.10008.1.2.4."
+LOSSY = frozenset(f"{SYNTAXES}{end}" for end in (50, 51, 52, 53, 54, 55, 56, 59, 60, 61, 62, 63, 64, 111))
+VIDEO = tuple(f"{SYNTAXES}{end}" for end in range(100, 109))
+PERHAPS_LOSSY = frozenset(f"{SYNTAXES}{end}" for end in (81, 91, 93, 112, 203))
 
 
 def is_dicom(head: bytes) -> bool:
@@ -233,177 +134,142 @@ def begins_data_set(head: bytes) -> bool:
     return explicit or (length <= 256 and length % 2 == 0)
 
 
-def raw_text(dataset: Dataset, tag: int) -> str | None:
-    """A value as text, several joined by a backslash; None where the tag is absent or empty."""
-    if tag not in dataset:
-        return None
-    element = dataset.get_item(tag)
-    value = element.value
-    if isinstance(value, bytes):
-        vr = element.VR if element.VR not in (None, "UN") or tag >> 16 & 1 else None
-        vr = vr or (dictionary_VR(tag) if not tag >> 16 & 1 else "UN")
-        form = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FD": "d", "FL": "f"}.get(vr)
-        if vr in ("US or SS", "US or SS or OW"):
-            form = "H"
-        if form:
-            order = "<" if getattr(element, "is_little_endian", True) else ">"
-            count = len(value) // struct.calcsize(form)
-            return "\\".join(
-                str(number) for number in struct.unpack(f"{order}{count}{form}", value[: count * struct.calcsize(form)])
-            )
-        text = value.decode("latin-1").strip(" \0")
-    elif value is None:
-        return None
-    elif isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
-        text = "\\".join(str(part) for part in value)
-    else:
-        text = str(value).strip(" \0")
-    return text or None
+@lru_cache(maxsize=16)
+def group_tags(keywords: tuple[str, ...]) -> tuple[int, ...]:
+    """The tags of `--group-by`.
+
+    Raises:
+        UsageError: a word that is no keyword of DICOM.
+    """
+    tags = []
+    for keyword in keywords:
+        tag = tag_for_keyword(keyword)
+        if tag is None:
+            raise UsageError(f"--group-by {keyword!r}: no keyword of DICOM; give words such as SeriesInstanceUID")
+        tags.append(tag)
+    return tuple(tags)
 
 
-def get(dataset: Dataset, keyword: str) -> str | None:
-    """`raw_text` by keyword."""
-    return raw_text(dataset, tag_of(keyword))
+@lru_cache(maxsize=16)
+def wanted_tags(group_by: tuple[str, ...], phi: bool) -> frozenset[int]:
+    """All tags that are read under these options."""
+    return frozenset((*WANTED, *group_tags(group_by), *(tag_of(name) for name in PERSONAL if phi)))
 
 
-def whole_number(text: str | None) -> int | None:
-    """The first number of a text as an integer; None where there is none."""
-    try:
-        return int(float((text or "").split("\\")[0]))
-    except (ValueError, OverflowError):
-        return None
-
-
-def read_header(path: Path) -> list[Slice]:
-    """Read one file up to its pixels: one record, or one a frame for the enhanced multi-frame classes.
+def read_header(path: Path, options: ReadOptions = DEFAULT) -> list[Slice]:
+    """Read one file up to its pixels: one record, or one a frame of an enhanced object or a tile of a mosaic.
 
     Raises:
         CaseError: not DICOM, cut off, or nested so that it cannot be read.
+        UsageError: `--group-by` names no keyword of DICOM.
     """
-    found: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom quotes what it finds in headers
+        return records(path, options)
 
-    def at_pixels(tag: int, vr: str | None, length: int) -> bool:
-        if int(tag) not in PIXEL_TAGS:
-            return False
-        found.update(tag=int(tag), vr=vr, length=length)
-        return True
 
-    try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            status = os.fstat(file.fileno())
-            head = file.read(132)
-            file.seek(0)
-            bare = head[128:132] != b"DICM"
-            dataset = read_partial(file, at_pixels, force=bare, specific_tags=list(WANTED))
-            offset = file.tell() + (12 if found.get("vr") in LONG_FORM else 8)
-    except (RecursionError, MemoryError) as error:
-        raise CaseError(
-            f"{path}: sequences are nested too deeply to be read ({type(error).__name__}). Export it again", "nested"
-        ) from error
-    except OSError as error:
-        raise CaseError(
-            f"{path}: cannot be read ({error.strerror or error}). Check the disk and the rights", "unreadable"
-        ) from error
-    except (
-        pydicom.errors.InvalidDicomError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        NotImplementedError,
-    ) as error:
-        raise CaseError(
-            f"{path}: no DICOM header ({type(error).__name__}). Copy the file again from its source", "not-dicom"
-        ) from error
-    except (struct.error, zlib.error, OverflowError, IndexError, AssertionError) as error:
-        raise CaseError(
-            f"{path}: the DICOM header is cut off or damaged. Copy the file again from its source", "truncated"
-        ) from error
-    meta = dataset.file_meta
-    syntax = str(meta.get("TransferSyntaxUID", "")) if meta else ""
-    if meta and str(meta.get("MediaStorageSOPClassUID", "")) == DICOMDIR:
-        raise DirectoryFileError(
-            f"{path}: a DICOMDIR, which holds no image. Give the folder with the images", "dicomdir"
-        )
-    deflated = syntax == DEFLATED
-    place: dict[str, Any] = {"pixels": bool(found), "float_pixels": found.get("tag") in PIXEL_TAGS[:2], "bare": bare}
-    if found and not deflated:
-        place |= {"pixel_offset": offset, "pixel_length": found["length"]}
-    elif found:
-        place |= {"pixel_length": found["length"]}
-    slice_ = record(path, dataset, syntax, (status.st_size, status.st_mtime_ns), place)
-    if not deflated and found and slice_.pixel_length != UNDEFINED and offset + slice_.pixel_length > status.st_size:
-        there = max(0, status.st_size - offset)
+def records(path: Path, options: ReadOptions) -> list[Slice]:
+    """`read_header` with the warnings of pydicom let through."""
+    header = read_elements(path, wanted_tags(options.group_by, options.phi))
+    texts = texts_of(header.elements)
+    slice_ = record(path, header, texts, options)
+    there = max(0, header.size - header.pixel_offset)
+    if header.syntax != DEFLATED and header.pixel_tag and there < header.pixel_length != UNDEFINED:
         raise SliceError(
-            f"{path}: PixelData claims {slice_.pixel_length} bytes, {there} are there: the file is cut off. "
+            f"{path}: PixelData claims {header.pixel_length} bytes, {there} are there: the file is cut off. "
             "Copy it again",
             "truncated",
             (slice_.study, slice_.series),
+            slice_.sop_class,
         )
     if not slice_.sop_class:
         raise CaseError(
             f"{path}: no SOPClassUID: cut off in its header, or not DICOM. Copy it again from its source", "not-dicom"
         )
-    return frames_of(slice_, dataset)
+    if slice_.bare and slice_.sop_class not in UID_dictionary:
+        raise CaseError(
+            f"{path}: no preamble, and a SOPClassUID that is none: not DICOM. Copy it again from its source",
+            "not-dicom",
+        )
+    if slice_.sop_class in VOLUME_CLASSES:
+        mosaic = is_mosaic(slice_, texts)
+        if PER_FRAME in header.elements:
+            return refused_frames(slice_) if mosaic else frames_of(slice_, texts, header.elements)
+        if mosaic:
+            return tiles_of(slice_, texts)
+    return [slice_]
 
 
-def record(path: Path, dataset: Dataset, syntax: str, status: tuple[int, int], place: Mapping[str, Any]) -> Slice:
-    """The record of a data set."""
-    implicit, little = dataset.original_encoding
-    number = {name: whole_number(get(dataset, name)) for name in OTHER_KEYWORDS if name not in SEQUENCES}
-    signed = number["PixelRepresentation"] == 1
-    allocated = number["BitsAllocated"] or 16
-    stored = number["BitsStored"] or allocated
-    lossy = get(dataset, "LossyImageCompression") == "01"
-    splits = {name: get(dataset, name) for name in SPLIT_BY} | {
-        name: raw_text(dataset, tag) for name, tag in PRIVATE_SPLIT.items()
-    }
-    default = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+def record(path: Path, header: Header, texts: Mapping[int, str], options: ReadOptions) -> Slice:
+    """The record of a file."""
+
+    def said(keyword: str) -> str | None:
+        return texts.get(TAGS[keyword])
+
+    def number(keyword: str) -> int | None:
+        return whole_number(texts.get(TAGS[keyword]))
+
+    signed = number("PixelRepresentation") == 1
+    allocated = number("BitsAllocated") or 16
+    stored = number("BitsStored") or allocated
+    high = number("HighBit")
+    implied = IMPLICIT if header.implicit else EXPLICIT if header.little_endian else BIG_ENDIAN
+    sop_class = said("SOPClassUID") or ""
+    spacing = said("PixelSpacing")
+    if spacing is None and sop_class not in VOLUME_CLASSES:
+        spacing = said("ImagerPixelSpacing") or region_spacing(header.elements)
+    first, other = (
+        {name: texts[tag] for tag, name in table.items() if tag in texts} for table in (FIRST_SPLITS, OTHER_SPLITS)
+    )
+    groups = [texts.get(tag, "") for tag in group_tags(options.group_by)]
     return Slice(
         path=path,
-        size=status[0],
-        modified=status[1],
-        sop_class=get(dataset, "SOPClassUID") or "",
-        sop=get(dataset, "SOPInstanceUID") or "",
-        study=get(dataset, "StudyInstanceUID") or "",
-        series=get(dataset, "SeriesInstanceUID") or "",
-        patient=hashlib.sha256((get(dataset, "PatientID") or "").encode()).hexdigest()[:12],
-        frame_of_reference=get(dataset, "FrameOfReferenceUID") or "",
-        transfer_syntax=syntax or default,
-        modality=(get(dataset, "Modality") or "").upper(),
-        image_type=(get(dataset, "ImageType") or "").upper(),
-        rows=number["Rows"] or 0,
-        columns=number["Columns"] or 0,
-        samples=number["SamplesPerPixel"] or 1,
-        photometric=(get(dataset, "PhotometricInterpretation") or "").upper(),
-        planar=number["PlanarConfiguration"] or 0,
-        frames=number["NumberOfFrames"] or 1,
+        size=header.size,
+        modified=header.modified,
+        sop_class=sop_class,
+        sop=said("SOPInstanceUID") or "",
+        study=said("StudyInstanceUID") or "",
+        series=said("SeriesInstanceUID") or "",
+        patient=hashlib.sha256((said("PatientID") or "").encode()).hexdigest()[:12],
+        frame_of_reference=said("FrameOfReferenceUID") or "",
+        transfer_syntax=header.syntax or implied,
+        modality=(said("Modality") or "").upper(),
+        image_type=(texts.get(0x00080008) or "").upper(),
+        rows=number("Rows") or 0,
+        columns=number("Columns") or 0,
+        samples=number("SamplesPerPixel") or 1,
+        photometric=(said("PhotometricInterpretation") or "").upper(),
+        frames=number("NumberOfFrames") or 1,
         bits_allocated=allocated,
         bits_stored=stored,
-        high_bit=stored - 1 if number["HighBit"] is None else int(number["HighBit"]),
+        high_bit=stored - 1 if high is None else high,
         signed=signed,
-        padding=signed_value(number["PixelPaddingValue"], signed),
-        padding_limit=signed_value(number["PixelPaddingRangeLimit"], signed),
-        position=get(dataset, "ImagePositionPatient"),
-        orientation=get(dataset, "ImageOrientationPatient"),
-        spacing=get(dataset, "PixelSpacing") or get(dataset, "ImagerPixelSpacing"),
-        slope=get(dataset, "RescaleSlope"),
-        intercept=get(dataset, "RescaleIntercept"),
-        rescale_type=(get(dataset, "RescaleType") or "").upper(),
-        instance=number["InstanceNumber"],
-        series_number=get(dataset, "SeriesNumber") or "",
-        images_in_acquisition=number["ImagesInAcquisition"],
-        lossy=(get(dataset, "LossyImageCompressionRatio") or "unknown") if lossy else "",
-        big_endian=not little,
-        splits={name: value for name, value in splits.items() if value is not None},
-        facts=facts_of(dataset),
-        **place,
+        padding=signed_value(number("PixelPaddingValue"), signed),
+        padding_limit=signed_value(number("PixelPaddingRangeLimit"), signed),
+        position=said("ImagePositionPatient"),
+        orientation=said("ImageOrientationPatient"),
+        spacing=spacing,
+        slope=said("RescaleSlope"),
+        intercept=said("RescaleIntercept"),
+        rescale_type=(said("RescaleType") or "").upper(),
+        instance=number("InstanceNumber"),
+        series_number=said("SeriesNumber") or "",
+        lossy=lossy_ratio(header.syntax, said("LossyImageCompression"), said("LossyImageCompressionRatio")),
+        pixels=bool(header.pixel_tag),
+        float_pixels=header.pixel_tag in PIXEL_TAGS[:2],
+        pixel_offset=-1 if header.syntax == DEFLATED else header.pixel_offset,
+        pixel_length=header.pixel_length,
+        big_endian=not header.little_endian or header.syntax == GE_BIG_ENDIAN_PIXELS,
+        bare=header.bare,
+        splits=nameless({**first, **diffusion_splits(texts), **other}),
+        facts=facts_of(texts, header.elements) | diffusion_facts(texts),
+        phi=personal_texts(header.elements) if options.phi else {},
+        group="\\".join(groups),
+        stated_counts=stated_counts(texts),
+        frame_seconds=frame_seconds(texts),
+        burned_in=said("BurnedInAnnotation") == "YES",
+        executable_preamble=header.executable,
     )
-
-
-SEQUENCES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SequenceOfUltrasoundRegions")
 
 
 def signed_value(value: int | None, signed: bool) -> int | None:
@@ -411,78 +277,53 @@ def signed_value(value: int | None, signed: bool) -> int | None:
     return value - 65536 if value is not None and signed and value > 32767 else value
 
 
-def facts_of(dataset: Dataset) -> dict[str, Any]:
-    """Acquisition facts under their BIDS names, in BIDS units."""
-    facts: dict[str, Any] = {}
-    for name, bids in FACTS.items():
-        text = get(dataset, name)
-        if text is None:
-            continue
-        try:
-            facts[bids] = float(text) if name in NUMBERS else text.split("\\") if "\\" in text else text
-        except ValueError:
-            continue
-    for name, bids in MILLISECONDS.items():
-        try:
-            facts[bids] = float(get(dataset, name) or "") / 1000
-        except ValueError:
-            continue
-    return facts
+def stated_counts(texts: Mapping[int, str]) -> dict[str, int]:
+    """How many images or slices the file says that there are."""
+    counts = {name: whole_number(texts[tag]) for tag, name in COUNTS.items() if tag in texts}
+    if PHILIPS_SLICES in texts and texts.get(PHILIPS_MR_CREATOR, "").startswith("Philips Imaging DD"):
+        counts["NumberOfSlicesMR"] = whole_number(texts[PHILIPS_SLICES])
+    if GE_LOCATIONS in texts and texts.get(GE_CREATOR, "").startswith("GEMS_RELA"):
+        counts["LocationsInAcquisition"] = whole_number(texts[GE_LOCATIONS])
+    return {name: count for name, count in counts.items() if count is not None and count > 0}
 
 
-def frames_of(slice_: Slice, dataset: Dataset) -> list[Slice]:
-    """One record a frame, where functional groups give each frame its place; else the one record."""
-    if slice_.sop_class not in VOLUME_CLASSES or "PerFrameFunctionalGroupsSequence" not in dataset:
-        return [slice_]
-    shared_items = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    frames = []
-    for index, own in enumerate(dataset["PerFrameFunctionalGroupsSequence"].value):
-        frames.append(one_frame(slice_, index, own, shared_items[0]))
-    if len(frames) != slice_.frames:
-        raise CaseError(
-            f"{slice_.path}: NumberOfFrames is {slice_.frames}, PerFrameFunctionalGroupsSequence has {len(frames)} "
-            "items. Export it again",
-            "frame-count",
-        )
-    return frames
+def lossy_ratio(syntax: str, stated: str | None, ratio: str | None) -> str:
+    """The ratio of a compression with loss or "unknown"; empty where the pixels never were compressed so."""
+    number = first_number(ratio)
+    found = "unknown" if number is None else f"{number:g}"
+    if stated == "01" or syntax in LOSSY or syntax.startswith(VIDEO):
+        return found
+    return found if syntax in PERHAPS_LOSSY and stated != "00" else ""
 
 
-def one_frame(slice_: Slice, index: int, own: Dataset, shared: Dataset) -> Slice:
-    """The record of frame `index`: its own functional groups before the shared ones."""
-
-    def group(sequence: str, keyword: str) -> str | None:
-        for source in (own, shared):
-            if sequence in source and len(source[sequence].value):
-                text = get(source[sequence].value[0], keyword)
-                if text is not None:
-                    return text
+def frame_seconds(texts: Mapping[int, str]) -> float | None:
+    """Time from frame to frame of a film; None where it is not stated, or not the same all along."""
+    vector = (texts.get(TAGS["FrameTimeVector"]) or "").split("\\")[1:]
+    steps = [first_number(text) for text in vector]
+    if steps and None not in steps:
+        known = sorted(step for step in steps if step is not None)
+        middle = known[len(known) // 2]
+        if known[0] > 0.99 * middle and known[-1] < 1.01 * middle and middle > 0:
+            return sum(known) / len(known) / 1000
         return None
+    time = first_number(texts.get(TAGS["FrameTime"]))
+    if time is not None and time > 0:
+        return time / 1000
+    rates = (first_number(texts.get(TAGS[name])) for name in ("CineRate", "RecommendedDisplayFrameRate"))
+    return next((1 / rate for rate in rates if rate is not None and rate > 0), None)
 
-    content = {
-        name: group("FrameContentSequence", name)
-        for name in ("StackID", "TemporalPositionIndex", "DimensionIndexValues")
-    }
-    splits = {
-        **slice_.splits,
-        "StackID": content["StackID"],
-        "TemporalPositionIndex": content["TemporalPositionIndex"],
-        "EffectiveEchoTime": group("MREchoSequence", "EffectiveEchoTime"),
-        "DiffusionBValue": group("MRDiffusionSequence", "DiffusionBValue"),
-        "TriggerTime": group("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
-        "FrameAcquisitionNumber": group("FrameContentSequence", "FrameAcquisitionNumber"),
-        "FrameType": group("MRImageFrameTypeSequence", "FrameType") or group("CTImageFrameTypeSequence", "FrameType"),
-    }
-    for position, value in enumerate((content["DimensionIndexValues"] or "").split("\\")):
-        splits[f"DimensionIndexValues[{position}]"] = value or None
-    return replace(
-        slice_,
-        frame=index,
-        instance=None,
-        position=group("PlanePositionSequence", "ImagePositionPatient"),
-        orientation=group("PlaneOrientationSequence", "ImageOrientationPatient"),
-        spacing=group("PixelMeasuresSequence", "PixelSpacing"),
-        slope=group("PixelValueTransformationSequence", "RescaleSlope") or slice_.slope,
-        intercept=group("PixelValueTransformationSequence", "RescaleIntercept") or slice_.intercept,
-        rescale_type=group("PixelValueTransformationSequence", "RescaleType") or slice_.rescale_type,
-        splits={name: value for name, value in splits.items() if value is not None},
-    )
+
+def region_spacing(elements: Mapping[int, Element]) -> str | None:
+    """Pixel size (rows, columns; mm) of an ultrasound picture with one 2D region that is measured in cm."""
+    try:
+        regions = [texts_of(raw_elements(item)) for item in items_of(elements, REGIONS)]
+    except DamagedSequenceError:
+        return None
+    flat = [region for region in regions if first_number(region.get(REGION_TAGS[0])) == 1]
+    if len(flat) != 1:
+        return None
+    units = [first_number(flat[0].get(tag)) for tag in REGION_TAGS[1:3]]
+    across, down = (first_number(flat[0].get(tag)) for tag in REGION_TAGS[3:])
+    if units != [3, 3] or not across or not down:
+        return None
+    return f"{abs(down) * 10:.9g}\\{abs(across) * 10:.9g}"

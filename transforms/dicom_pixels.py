@@ -1,122 +1,205 @@
-"""DICOM voxels: decoded and rescaled slice by slice into one array of the smallest type that holds them exactly.
+"""DICOM voxels: read slice by slice into one array of the smallest type that holds their values exactly.
 
-Native pixels go from the file into the array; where every slope and intercept is a whole number the arithmetic is done
-in place, modulo the word length, and the array is seen through the signed or unsigned type that holds the result.
+Native pixels go from the file into the array, on all cores; compressed and deflated ones come from the child process of
+`codecs.py`. Bits are cut and the range of each slice is found while it is still in the processor's cache.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
-import pydicom
-from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import UID
 
 from ..errors import CaseError
+from .codecs import decoded_frames
+from .cores import on_all_cores
 from .dicom import NATIVE, Slice
-from .dicom_series import Stack
-from .nifti import smallest_integer, whole
+from .dicom_pictures import INVERTED_MODALITIES
+from .dicom_record import GE_BIG_ENDIAN_PIXELS
+from .dicom_stack import Stack
+from .dicom_values import (
+    check_bits,
+    in_whole_numbers,
+    mask_bits,
+    on_even_grid,
+    padding_note,
+    padding_voxels,
+    rescales,
+    stored_dtype,
+    value_dtype,
+    whole_rescaled,
+)
 from .volume import Entry, Geometry, Volume
 
-AIR_HU = -1024
-INVERTED_CLASSES = ("CR", "DX", "MG", "IO", "PX")
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """One stored image: a slice, a frame, or a mosaic with its tiles; `first` is the number of its first slice."""
+
+    first: int
+    slices: tuple[Slice, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns as stored."""
+        one = self.slices[0]
+        return (one.rows, one.columns) if one.tile is None else (one.tile[2], one.tile[3])
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was seen in a slice while it was read: its lowest and highest word, padding, what is no number."""
+
+    low: int
+    high: int
+    padding: int
+    not_finite: int = 0
 
 
 def read_stack(stack: Stack) -> Volume:
     """Read all voxels of a stack.
 
+    Memory: the volume, and a slice for each thread.
+
     Raises:
-        CaseError: a file is cut off, its codec is missing, or its rescale tags contradict their neighbours.
+        CaseError: a file is cut off or has changed since its header was read (code `changed`), its codec is missing or
+            failed, or its rescale tags contradict their neighbours.
     """
-    first = stack.slices[0]
+    slices = single_frames(stack)
+    first = slices[0]
     repairs, notes = stack.repairs, stack.notes
     if stack.picture and (first.samples > 1 or first.photometric == "PALETTE COLOR"):
-        array = colour_pixels(first)
+        planes, more = colour_planes(slices)
+        notes = (*notes, *more)
+        array = planes.T
     else:
-        scales = rescales(stack.slices)
-        stored = stored_stack(stack.slices)
-        mask_bits(stored, stack.slices)
-        notes = (*notes, *padding_note(stored, stack.slices))
-        if stack.picture and first.photometric == "MONOCHROME1" and first.modality in INVERTED_CLASSES:
-            top = 2**first.bits_stored - 1 if not first.signed else -1
-            stored = (top - stored.astype(np.int32)).astype(stored.dtype)
+        inverted = stack.picture and first.photometric == "MONOCHROME1" and first.modality in INVERTED_MODALITIES
+        planes, seen = grey_planes(slices, inverted=inverted)
+        notes = (*notes, *padding_note(sum(found.padding for found in seen)), *finite_note(seen))
+        if inverted:
             repairs = (*repairs, Entry("monochrome1", "MONOCHROME1: grey values inverted once within BitsStored"))
-        values = rescaled(stored, scales)
-        array = values.transpose(2, 1, 0)[np.newaxis]
-        array = array[..., 0] if stack.picture else array
-    geometry = Geometry(tuple(array.shape[1:]), stack.affine, has_world=not stack.picture)
-    return Volume(array, geometry, first.modality, "", stack.series, repairs, notes, first.facts)
+        if stack.places is not None:
+            planes = on_even_grid(planes, stack.places, stack.shape[2])
+        array = planes.transpose(2, 1, 0)[np.newaxis]
+    if stack.picture and not stack.film:
+        array = array[..., 0]
+    geometry = Geometry(tuple(array.shape[1:]), stack.affine, has_world=not stack.picture, film=stack.film)
+    return Volume(array, geometry, first.modality, "", stack.series, repairs, notes, stack.facts, first.phi)
 
 
-def rescales(slices: Sequence[Slice]) -> list[tuple[float, float]]:
-    """Slope and intercept of each slice.
+def single_frames(stack: Stack) -> tuple[Slice, ...]:
+    """The slices of a stack; of a film, one a frame."""
+    if not stack.film:
+        return stack.slices
+    return tuple(replace(stack.slices[0], frame=number) for number in range(stack.slices[0].frames))
 
-    Raises:
-        CaseError: 0, not a number, or absent in some slices of a series whose others are rescaled.
-    """
-    scales: list[tuple[float, float] | None] = []
+
+def images_of(slices: Sequence[Slice]) -> list[Image]:
+    """The stored images behind the slices: tiles of one mosaic are read together."""
+    images, first = [], 0
+    for _, group in groupby(slices, key=lambda one: (one.path, one.frame, id(one) if one.tile is None else 0)):
+        images.append(Image(first, tuple(group)))
+        first += len(images[-1].slices)
+    return images
+
+
+def grey_planes(slices: Sequence[Slice], *, inverted: bool = False) -> tuple[np.ndarray, list[Found]]:
+    """Values of all slices, (Z, rows, columns), and what was seen of their stored words."""
+    scales = rescales(slices)
     for one in slices:
-        if one.slope is None and one.intercept is None:
-            scales.append(None)
-            continue
-        try:
-            slope, intercept = float(one.slope or ""), float(one.intercept or "")
-        except ValueError:
-            slope, intercept = math.nan, math.nan
-        if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
-            raise CaseError(
-                f"{one.path}: RescaleSlope is {one.slope!r}, RescaleIntercept {one.intercept!r}; expected two numbers, "
-                "the slope not 0. Fetch the series again",
-                "bad-rescale",
-            )
-        scales.append((slope, intercept))
-    given = [scale for scale in scales if scale is not None]
-    if given and len(given) < len(scales) and any(scale != (1.0, 0.0) for scale in given):
-        at = scales.index(None)
-        near = next(scale for scale in (*scales[at::-1], *scales[at:]) if scale is not None)
-        raise CaseError(
-            f"{slices[at].path}: RescaleSlope and RescaleIntercept are absent in {len(scales) - len(given)} of "
-            f"{len(scales)} slices; its neighbours have {near[0]:g} and {near[1]:g}. Fetch the series again",
-            "rescale-missing",
-        )
-    return [(1.0, 0.0) if scale is None else scale for scale in scales]
-
-
-def stored_dtype(one: Slice) -> np.dtype:
-    """Type of the stored words."""
-    if one.bits_allocated not in (8, 16, 32):
-        raise CaseError(
-            f"{one.path}: BitsAllocated is {one.bits_allocated}, expected 8, 16 or 32. Export it again",
-            "bits-allocated",
-        )
-    return np.dtype(f"{'i' if one.signed else 'u'}{one.bits_allocated // 8}")
-
-
-def stored_stack(slices: Sequence[Slice]) -> np.ndarray:
-    """Stored words of all slices, (Z, rows, columns)."""
-    first = slices[0]
+        check_bits(one)
     dtype = np.result_type(*{stored_dtype(one) for one in slices})
-    stack = np.empty((len(slices), first.rows, first.columns), dtype=dtype)
-    opened: dict[Path, pydicom.FileDataset] = {}
-    for index, one in enumerate(slices):
-        if one.transfer_syntax in NATIVE and one.pixel_offset >= 0:
-            read_native(one, stack[index])
+    floats = dtype.kind == "f" or not in_whole_numbers(scales)
+    kept = np.dtype(np.float64 if dtype == np.float64 else np.float32) if floats else dtype
+    planes = np.empty((len(slices), slices[0].rows, slices[0].columns), dtype=kept)
+    seen: list[Found] = []
+    straight: dict[int, np.ndarray] = {}  # planes that are read in place
+
+    def settle(image: Image, words: np.ndarray) -> list[Found]:
+        found = []
+        for number, one in enumerate(image.slices, start=image.first):
+            own = words if one.tile is None else tile_of(words, one)
+            own = own if own.dtype == stored_dtype(one) else own.astype(stored_dtype(one))
+            found.append(settled(own, one, inverted=inverted))
+            if floats and scales[number] != (1.0, 0.0):
+                planes[number] = own * np.float64(scales[number][0]) + scales[number][1]
+            elif words is not straight.get(image.first):
+                planes[number] = own
+        return found
+
+    def read(image: Image) -> list[Found]:
+        one, dtype = image.slices[0], stored_dtype(image.slices[0])
+        if one.tile is None and dtype == planes.dtype and (not floats or scales[image.first] == (1.0, 0.0)):
+            words = straight[image.first] = planes[image.first]
         else:
-            stack[index] = decoded(one, opened)
-    return stack
+            words = np.empty(image.shape, dtype)
+        read_native(one, words)
+        return settle(image, words)
+
+    images = images_of(slices)
+    if all(is_plain(one) for one in slices):
+        seen = [found for several in on_all_cores(read, images) for found in several]
+    else:
+        with closing(decoded_frames([image.slices[0] for image in images])) as frames:
+            for image, words in zip(images, frames, strict=True):
+                if words.ndim != 2:
+                    raise CaseError(
+                        f"{image.slices[0].path}: the codec gave {words.shape}, expected {image.shape}. "
+                        "Export it again",
+                        "codec",
+                    )
+                check_unchanged(image.slices[0])
+                seen += settle(image, words)
+    if floats:
+        return planes, seen
+    return whole_rescaled(planes, scales, value_dtype(dtype, scales, [(one.low, one.high) for one in seen])), seen
 
 
-def read_native(one: Slice, plane: np.ndarray) -> None:
-    """Uncompressed pixels straight from the file."""
-    dtype = stored_dtype(one)
-    target = plane if plane.dtype == dtype else np.empty(plane.shape, dtype=dtype)
-    with open(one.path, "rb") as file:
-        file.seek(one.pixel_offset + (one.frame or 0) * target.nbytes)
-        count = file.readinto(target.data.cast("B"))
+def is_plain(one: Slice) -> bool:
+    """Whether the words of a slice stand in its file one after the other; bytes in big endian words may be swapped."""
+    if one.big_endian and one.bits_allocated == 8:
+        return False
+    return one.transfer_syntax in (*NATIVE, GE_BIG_ENDIAN_PIXELS) and one.pixel_offset >= 0
+
+
+def tile_of(words: np.ndarray, one: Slice) -> np.ndarray:
+    """The part of a mosaic that is one slice."""
+    row, column = (one.tile or (0, 0))[:2]
+    return words[row : row + one.rows, column : column + one.columns]
+
+
+def settled(words: np.ndarray, one: Slice, *, inverted: bool) -> Found:
+    """Mask, and invert where wanted, the words of one slice in place; tell what they hold."""
+    mask_bits(words, one)
+    if inverted and words.dtype.kind in "iu":
+        np.subtract(words.dtype.type(-1 if one.signed else (1 << one.bits_stored) - 1), words, out=words)
+    padding = padding_voxels(words, one)
+    if words.dtype.kind == "f":
+        return Found(0, 0, padding, int(words.size - np.count_nonzero(np.isfinite(words))))
+    return Found(int(words.min()), int(words.max()), padding)
+
+
+def finite_note(seen: Sequence[Found]) -> tuple[Entry, ...]:
+    """Float pixels may hold what is no number."""
+    count = sum(found.not_finite for found in seen)
+    return (Entry("not-finite", f"{count} voxels are NaN or infinite"),) if count else ()
+
+
+def read_native(one: Slice, target: np.ndarray) -> None:
+    """Uncompressed words straight from the file into an array of their type."""
+    try:
+        with open(one.path, "rb", buffering=0) as file:
+            file.seek(one.pixel_offset + (one.frame or 0) * target.nbytes)
+            count = read_into(file.fileno(), target.data.cast("B"))
+            check_unchanged(one, os.fstat(file.fileno()))
+    except OSError as error:
+        raise CaseError(
+            f"{one.path}: cannot be read ({error.strerror or error}). Check the disk and the rights", "unreadable"
+        ) from error
     if count != target.nbytes:
         raise CaseError(
             f"{one.path}: {count} of {target.nbytes} bytes of pixels could be read: the file is cut off. Copy it again",
@@ -124,136 +207,49 @@ def read_native(one: Slice, plane: np.ndarray) -> None:
         )
     if one.big_endian:
         target.byteswap(inplace=True)
-    if target is not plane:
-        plane[...] = target
 
 
-def decoded(one: Slice, opened: dict[Path, pydicom.FileDataset]) -> np.ndarray:
-    """Pixels of a compressed or deflated file, one frame."""
-    dataset = opened.get(one.path) or open_whole(one)
-    opened.clear()
-    opened[one.path] = dataset
-    array = decode(one, dataset, raw=True)
-    if array.shape != (one.rows, one.columns):
+def read_into(descriptor: int, target: memoryview) -> int:
+    """Fill a buffer; fewer bytes only where the file ends."""
+    left = target
+    while left:
+        count = os.readv(descriptor, [left])
+        if count == 0:
+            break
+        left = left[count:]
+    return len(target) - len(left)
+
+
+def check_unchanged(one: Slice, status: os.stat_result | None = None) -> None:
+    """Refuse pixels of a file that is no longer the one whose header was read."""
+    found = os.stat(one.path) if status is None else status
+    if (found.st_size, found.st_mtime_ns) != (one.size, one.modified):
         raise CaseError(
-            f"{one.path}: the codec gave {array.shape}, expected {(one.rows, one.columns)}. Export it again", "codec"
+            f"{one.path}: changed while it was read ({one.size} bytes before, {found.st_size} now, or a later date). "
+            "Run again when it is complete",
+            "changed",
         )
-    return array
 
 
-def open_whole(one: Slice) -> pydicom.FileDataset:
-    """The whole file as pydicom sees it."""
-    try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            return pydicom.dcmread(one.path, force=one.bare)
-    except Exception as error:
-        raise CaseError(
-            f"{one.path}: cannot be read ({type(error).__name__}). Copy it again from its source", "truncated"
-        ) from error
-
-
-def decode(one: Slice, dataset: pydicom.FileDataset, *, raw: bool) -> np.ndarray:
-    """Decode one frame with whatever codec is there."""
-    name = UID(one.transfer_syntax).name
-    try:
-        decoder = None if one.native else get_decoder(UID(one.transfer_syntax))
-    except (NotImplementedError, ValueError) as error:
-        raise CaseError(
-            f"{one.path}: transfer syntax {name} is not supported. Export it uncompressed", "codec"
-        ) from error
-    if decoder is not None and not decoder.is_available:
-        missing = "; ".join(decoder.missing_dependencies)
-        raise CaseError(
-            f"{one.path}: no codec for transfer syntax {name} is installed. Install one of: {missing}", "codec-missing"
-        )
-    try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            if not one.transfer_syntax or "TransferSyntaxUID" not in dataset.file_meta:
-                dataset.file_meta.TransferSyntaxUID = UID(one.transfer_syntax)
-            return np.asarray(pixel_array(dataset, index=one.frame or 0, raw=raw))
-    except Exception as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CaseError(
-            f"{one.path}: PixelData ({name}) cannot be decoded: {text}. Copy the file again", "truncated"
-        ) from error
-
-
-def colour_pixels(one: Slice) -> np.ndarray:
-    """A colour picture as (3, X, Y)."""
-    dataset = open_whole(one)
-    array = decode(one, dataset, raw=False)
-    if one.photometric == "PALETTE COLOR":
-        array = pydicom.pixels.apply_color_lut(array, dataset)
-        array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 and array.max() > 255 else array
-    if array.ndim != 3:
-        raise CaseError(
-            f"{one.path}: {one.photometric} pixels have shape {array.shape}, expected rows, columns, colours", "codec"
-        )
-    return np.ascontiguousarray(array.transpose(2, 1, 0))
-
-
-def mask_bits(stored: np.ndarray, slices: Sequence[Slice]) -> None:
-    """Cut rubbish above BitsStored, in place."""
-    width = stored.dtype.itemsize * 8
-    for plane, one in zip(stored, slices, strict=True):
-        shift = one.high_bit + 1 - one.bits_stored
-        if not 0 < one.bits_stored <= one.bits_allocated or shift < 0 or one.high_bit >= one.bits_allocated:
-            found = f"BitsStored {one.bits_stored}, HighBit {one.high_bit} in BitsAllocated {one.bits_allocated}"
-            raise CaseError(f"{one.path}: {found} contradict each other. Export it again", "bits-stored")
-        if one.bits_stored == one.bits_allocated:
-            continue
-        if stored.dtype.kind == "i":
-            np.left_shift(plane, width - one.high_bit - 1, out=plane)
-            np.right_shift(plane, width - one.bits_stored, out=plane)
-        else:
-            np.right_shift(plane, shift, out=plane)
-            np.bitwise_and(plane, stored.dtype.type((1 << one.bits_stored) - 1), out=plane)
-
-
-def padding_note(stored: np.ndarray, slices: Sequence[Slice]) -> tuple[Entry, ...]:
-    """Count the padding of a CT that is darker than air. The values stay: a CT window cuts them off."""
-    count = 0
-    for plane, one in zip(stored, slices, strict=True):
-        if one.modality != "CT" or one.padding is None:
-            continue
-        limit = one.padding if one.padding_limit is None else one.padding_limit
-        low, high = min(one.padding, limit), max(one.padding, limit)
-        slope, intercept = float(one.slope or 1), float(one.intercept or 0)
-        if min(low * slope, high * slope) + intercept < AIR_HU:
-            count += int(np.count_nonzero((plane >= low) & (plane <= high)))
-    if not count:
-        return ()
-    return (Entry("padding", f"{count} voxels hold PixelPaddingValue, darker than air; the values were kept"),)
-
-
-def rescaled(stored: np.ndarray, scales: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Apply slope and intercept slice by slice."""
-    if stored.dtype.itemsize == 1 and all(scale == (1.0, 0.0) for scale in scales):
-        return stored
-    if not all(whole(slope) and whole(intercept) for slope, intercept in scales):
-        result = np.empty(stored.shape, dtype=np.float32)
-        for index, (slope, intercept) in enumerate(scales):
-            result[index] = stored[index] * np.float64(slope) + intercept
-        return result
-    ends = [
-        int(value) * int(slope) + int(intercept)
-        for plane, (slope, intercept) in zip(stored, scales, strict=True)
-        for value in (plane.min(), plane.max())
-    ]
-    return whole_rescaled(stored, scales, smallest_integer(min(ends), max(ends)))
-
-
-def whole_rescaled(stored: np.ndarray, scales: Sequence[tuple[float, float]], dtype: np.dtype) -> np.ndarray:
-    """Whole slopes and intercepts, modulo the word length; in place where the word is as long as the result's."""
-    words = np.dtype(f"u{dtype.itemsize}")
-    same = stored.dtype.itemsize == dtype.itemsize
-    result = stored.view(words) if same else stored.astype(dtype).view(words)
-    modulus = 1 << (8 * dtype.itemsize)
-    for index, (slope, intercept) in enumerate(scales):
-        if slope != 1:
-            result[index] *= words.type(int(slope) % modulus)
-        if intercept:
-            result[index] += words.type(int(intercept) % modulus)
-    return result.view(dtype)
+def colour_planes(slices: Sequence[Slice]) -> tuple[np.ndarray, tuple[Entry, ...]]:
+    """Frames of a colour picture or film, (frames, rows, columns, 3) in 8 bits, and what was changed for that."""
+    first = slices[0]
+    planes: np.ndarray | None = None
+    deep = False
+    with closing(decoded_frames(slices, colour=True)) as frames:
+        for number, frame in enumerate(frames):
+            if frame.shape[2:] != (3,) or frame.dtype.kind not in "iu":
+                raise CaseError(
+                    f"{first.path}: {first.photometric} pixels have shape {frame.shape}, expected rows, columns, "
+                    "3 colours. Export it as RGB",
+                    "codec",
+                )
+            if frame.dtype.itemsize > 1:
+                deep, frame = True, np.right_shift(frame, max(0, first.bits_stored - 8)).astype(np.uint8)
+            planes = np.empty((len(slices), *frame.shape), np.uint8) if planes is None else planes
+            planes[number] = frame
+    check_unchanged(first)
+    if planes is None:
+        raise CaseError(f"{first.path}: no frame in PixelData. Copy the file again from its source", "truncated")
+    note = Entry("colour-depth", f"colours of {first.bits_stored} bits were cut to the upper 8")
+    return planes, (note,) if deep else ()

@@ -10,167 +10,187 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import CaseError
-from .dicom import PICTURE_CLASSES, VOLUME_CLASSES, Slice
-from .dicom_geometry import Placed, alike, along_normal, numbers, placed, proved_step
-from .dicom_parts import part_by_tags, repeated, without_copies
+from .dicom_checks import check_series
+from .dicom_copies import twins, with_copies, without_copies
+from .dicom_gaps import even_grid
+from .dicom_geometry import (
+    SPACING_TOLERANCE,
+    Placed,
+    along_normal,
+    like_groups,
+    placed,
+    proved_step,
+    thickness_of,
+    uneven_gaps,
+)
+from .dicom_notes import MISSING, count_notes, file_repairs, series_notes, stack_notes, times_notes
+from .dicom_parts import chosen_times, interleaved
+from .dicom_pictures import is_picture, sort_pictures
+from .dicom_record import VOLUME_CLASSES, Slice
+from .dicom_stack import SortedSeries, Stack
+from .dicom_stated import with_stated
+from .dicom_text import shown
 from .geometry import SHEAR_LIMIT
 from .read_options import DEFAULT, ReadOptions
 from .volume import Entry
+
+__all__ = ["SortedSeries", "Stack", "sort_series"]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 LOCALIZER_ANGLE = np.deg2rad(30.0)
 
 
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Slices of one volume in order, with the affine that was proved; or one picture, or the frames of one film.
+@dataclass
+class Sorting:
+    """What was found so far, and what holds for the whole series; `alone` says that all its slices are alike."""
 
-    Args:
-        places: where each slice truly lies, in steps of the affine from its first plane, if the slices were put on an
-            even grid (`--gaps resample`); None where slice k is plane k.
-    """
+    options: ReadOptions
+    name: str
+    notes: tuple[Entry, ...]
+    copies: list[Slice]
+    stacks: list[Stack]
+    stopped: list[tuple[tuple[Path, ...], CaseError]]
+    listed: list[tuple[tuple[Path, ...], str]]
+    alone: bool = True
 
-    slices: tuple[Slice, ...]
-    files: tuple[Path, ...]
-    series: str
-    affine: np.ndarray
-    repairs: tuple[Entry, ...] = ()
-    notes: tuple[Entry, ...] = ()
-    picture: bool = False
-    places: tuple[float, ...] | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape."""
-        first = self.slices[0]
-        return (first.columns, first.rows) if self.picture else (first.columns, first.rows, len(self.slices))
-
-
-@dataclass(frozen=True, eq=False)
-class SortedSeries:
-    """Everything that one series was found to hold."""
-
-    stacks: tuple[Stack, ...]
-    stopped: tuple[tuple[tuple[Path, ...], CaseError], ...]
-    listed: tuple[tuple[tuple[Path, ...], str], ...]
+    def add(self, group: list[Placed], suffix: str, wanted: int, notes: Sequence[Entry]) -> None:
+        """Prove one stack, or note why it stops."""
+        try:
+            stack = prove(group, self.options, wanted)
+            counted = count_notes(stack.slices) if self.alone else []
+            said = {(entry.code, entry.detail): entry for entry in (*notes, *self.notes, *counted, *stack.notes)}
+            stack = replace(stack, series=self.name + suffix, notes=tuple(said.values()))
+            missing = next((one for one in stack.notes if one.code == MISSING), None)
+            if self.options.strict and missing is not None:
+                raise CaseError(
+                    f"{stack.files[0]}: {missing.detail}; expected all of them with --strict. "
+                    "Fetch the missing slices, or leave the option out",
+                    MISSING,
+                )
+            self.stacks.append(with_copies(stack, self.copies))
+        except CaseError as error:
+            self.stopped.append((files_of(group), error))
 
 
 def sort_series(slices: Sequence[Slice], options: ReadOptions = DEFAULT) -> SortedSeries:
-    """Make volumes of all files that share StudyInstanceUID and SeriesInstanceUID."""
-    stacks: list[Stack] = []
-    stopped: list[tuple[tuple[Path, ...], CaseError]] = []
-    listed: list[tuple[tuple[Path, ...], str]] = []
-    volumes = [one for one in slices if one.sop_class in VOLUME_CLASSES and one.samples == 1]
-    for one in slices:
-        if one.sop_class in VOLUME_CLASSES and one.samples == 1:
-            continue
-        if not is_picture(one):
-            listed.append(((one.path,), f"not a volume: {one.class_name}"))
-        elif volumes:
-            listed.append(((one.path,), f"not a volume: {one.class_name} in a series of slices"))
-        elif one.frames > 1:
-            listed.append(((one.path,), f"not a volume: {one.class_name}, a film of {one.frames} frames"))
-        elif not one.pixels:
-            stopped.append(
-                ((one.path,), CaseError(f"{one.path}: no PixelData. Copy the file again from its source", "no-pixels"))
-            )
-        else:
-            stacks.append(picture_stack(one))
+    """Make volumes of all files that share StudyInstanceUID and SeriesInstanceUID, or what `--group-by` names.
+
+    The order of the files has no say.
+
+    Raises:
+        UsageError: the file of `--geometry` cannot be used.
+    """
+    if not slices:
+        return SortedSeries((), (), ())
+    everything = sorted(slices, key=lambda one: (one.sop, one.frame or 0, one.tile or (), str(one.path)))
+    images = [one for one in everything if one.sop_class in VOLUME_CLASSES or is_picture(one)]
+    others = [one for one in everything if not (one.sop_class in VOLUME_CLASSES or is_picture(one))]
+    try:
+        kept, copies = without_copies(images)
+    except CaseError as error:
+        return SortedSeries((), ((paths(images), error),), sort_pictures(others, options, beside_volumes=True).listed)
+    volumes = [one for one in kept if not is_picture(one)]
+    pictures = [one for one in kept if is_picture(one)]
+    found = sort_pictures([*pictures, *others], options, beside_volumes=bool(volumes))
+    stacks = [with_copies(stack, copies) for stack in found.stacks]
+    sorting = Sorting(options, "", (), copies, stacks, list(found.stopped), list(found.listed))
     if volumes:
         try:
-            check_series(volumes)
-            groups = like_groups([placed(one) for one in volumes])
-            kept, small = part_small_groups(groups)
-            listed += [(files_of(group), reason) for group, reason in small]
+            sort_volumes(volumes, len(kept) + len(others), sorting)
         except CaseError as error:
-            stopped.append((tuple(dict.fromkeys(one.path for one in volumes)), error))
-            return SortedSeries(tuple(stacks), tuple(stopped), tuple(listed))
-        total = len(volumes)
-        for number, group in enumerate(kept):
-            suffix = f"/{number}" if len(kept) > 1 else ""
-            try:
-                stacks += volumes_of(group, suffix, total)
-            except CaseError as error:
-                stopped.append((files_of(group), error))
-    return SortedSeries(tuple(stacks), tuple(stopped), tuple(listed))
-
-
-def is_picture(one: Slice) -> bool:
-    """Single images that are never stacked; colour in a CT or MR class counts as one."""
-    return one.sop_class in PICTURE_CLASSES or (one.sop_class in VOLUME_CLASSES and one.samples > 1)
-
-
-def picture_stack(one: Slice) -> Stack:
-    """One picture: pixel size where it is told, no place in the world."""
-    try:
-        rows, columns = numbers(one.spacing or "1\\1", 2)
-        spacing = (columns, rows) if min(rows, columns) > 0 else (1.0, 1.0)
-    except ValueError:
-        spacing = (1.0, 1.0)
-    note = Entry("no-world-coordinates", "a picture: pixels have no place in the world")
-    return Stack(
-        (one,), (one.path,), f"{one.series}/{one.sop}", np.diag([*spacing, 1.0, 1.0]), notes=(note,), picture=True
+            sorting.stopped.append((paths(volumes), error))
+    with_twins = twins(kept, copies)
+    stopped = tuple((with_twins(files), error) for files, error in sorting.stopped)
+    return SortedSeries(
+        tuple(sorting.stacks), stopped, tuple((with_twins(files), why) for files, why in sorting.listed)
     )
 
 
-def check_series(slices: Sequence[Slice]) -> None:
-    """Everything that stops a whole series: missing pixels, mosaics, mixed patients, mixed frames of reference."""
-    for one in slices:
-        if not one.pixels:
-            raise CaseError(
-                f"{one.path}: no PixelData in one slice of a series. Copy the file again from its source", "no-pixels"
-            )
-        if "MOSAIC" in one.image_type.split("\\"):
-            raise CaseError(
-                f"{one.path}: a Siemens mosaic (many slices tiled into one image). Convert it with dcm2niix first",
-                "mosaic",
-            )
-        if one.frames > 1 and one.frame is None:
-            found = f"{one.frames} frames without functional groups, so without a place for each"
-            raise CaseError(f"{one.path}: {found}. Export single-frame or enhanced DICOM", "multi-frame")
-    first = slices[0].path
-    for what, values in (
-        ("PatientID", Counter(one.patient for one in slices)),
-        ("FrameOfReferenceUID", Counter(one.frame_of_reference for one in slices)),
-    ):
-        if len(values) == 1 or (what == "FrameOfReferenceUID" and scrambled_frames(slices)):
-            continue
-        hashed = {hashlib.sha256(value.encode()).hexdigest()[:8]: count for value, count in values.items()}
-        found = ", ".join(f"{count} slices with {value}" for value, count in sorted(hashed.items()))
-        raise CaseError(
-            f"{first}: one series holds {len(values)} values of {what} (hashed: {found}), expected one. "
-            "Records may be merged: fetch the series again",
-            "mixed-patients" if what == "PatientID" else "mixed-frames-of-reference",
-        )
+def sort_volumes(volumes: list[Slice], total: int, sorting: Sorting) -> None:
+    """Group, part and prove the slices of a series.
+
+    Args:
+        total: number of all images of the series.
+
+    Raises:
+        CaseError: the whole series stops.
+    """
+    stated: list[Entry] = []
+    if sorting.options.geometry is not None:
+        volumes, stated = with_stated(volumes, sorting.options.geometry)
+    check_series(volumes, sorting.options)
+    sorting.name = series_name(volumes[0])
+    sorting.notes = (*stated, *series_notes(volumes, total))
+    groups = [part for group in like_groups([placed(one) for one in volumes]) for part in by_stack(group)]
+    kept, small = part_small_groups(sorted(groups, key=len, reverse=True))
+    sorting.listed += [(files_of(group), reason) for group, reason in small]
+    sorting.alone = len(kept) == 1
+    for group in kept:
+        suffix = f"/{plane_name(group)}" if len(kept) > 1 else ""
+        try:
+            sort_group(group, suffix, sorting)
+        except CaseError as error:
+            sorting.stopped.append((files_of(group), error))
 
 
-def scrambled_frames(slices: Sequence[Slice]) -> bool:
-    """Each slice with a FrameOfReferenceUID of its own: an anonymiser's doing."""
-    return len(slices) >= 3 and len({one.frame_of_reference for one in slices}) == len(slices)
+def sort_group(group: list[Placed], suffix: str, sorting: Sorting) -> None:
+    """One stack, or several where slices lie at one place and their own tags part them.
+
+    Raises:
+        CaseError: no tag parts them, or there is no time point of the wanted number.
+    """
+    parts = interleaved(group)[1]
+    if not parts:
+        sorting.add(group, suffix, 0, times_notes((), group, 1))
+        return
+    kept, others, times = chosen_times(parts, sorting.options)
+    notes = times_notes(parts, group, times)
+    if others:
+        detail = f"one of {times} time points: --time {sorting.options.time}"
+        notes.append(Entry("time-chosen", detail))
+        taken = {one.slice.path for part in kept for one in part.slices}
+        listed = [(files_of(part.slices), reason) for part, reason in others]
+        sorting.listed += [(files, reason) for files, reason in listed if taken.isdisjoint(files)]
+    for part in kept:
+        sorting.add(part.slices, f"{suffix}/{part.suffix}", part.wanted, notes)
 
 
-def like_groups(slices: Sequence[Placed]) -> list[list[Placed]]:
-    """Groups of one matrix, one pixel spacing, one orientation; the largest first."""
-    groups: list[list[Placed]] = []
-    for one in slices:
-        for group in groups:
-            if alike(group[0], one):
-                group.append(one)
-                break
-        else:
-            groups.append([one])
-    return sorted(groups, key=len, reverse=True)
+def series_name(one: Slice) -> str:
+    """What identifies the series: its UID, or a hash of what the user groups by."""
+    return f"group-{hashlib.sha256(one.group.encode()).hexdigest()[:32]}" if one.group else one.series
+
+
+def paths(slices: Iterable[Slice]) -> tuple[Path, ...]:
+    """Paths, each once."""
+    return tuple(dict.fromkeys(one.path for one in slices))
 
 
 def files_of(group: Iterable[Placed]) -> tuple[Path, ...]:
     """Paths, each once."""
-    return tuple(dict.fromkeys(one.slice.path for one in group))
+    return paths(one.slice for one in group)
+
+
+def by_stack(group: list[Placed]) -> list[list[Placed]]:
+    """Frames of an enhanced object by StackID, where each stack has several."""
+    stacks = Counter(one.slice.splits.get("StackID") if one.slice.frame is not None else None for one in group)
+    if len(stacks) == 1 or min(stacks.values()) == 1:
+        return [group]
+    return [[one for one in group if one.slice.splits.get("StackID") == name] for name in sorted(stacks, key=str)]
+
+
+def plane_name(group: list[Placed]) -> str:
+    """A name of a group that no other group of its series has: matrix, spacing, orientation, stack."""
+    one = min(group, key=lambda one: (one.slice.sop, one.slice.frame or 0))
+    turned = ",".join(f"{value + 0.0:.3f}" for value in (*one.row, *one.column))
+    spacing = "x".join(f"{value:.6g}" for value in one.spacing)
+    stack = one.slice.splits.get("StackID", "") if one.slice.frame is not None else ""
+    return f"{one.slice.columns}x{one.slice.rows}_{spacing}_{turned}_{stack}"
 
 
 def part_small_groups(groups: list[list[Placed]]) -> tuple[list[list[Placed]], list[tuple[list[Placed], str]]]:
@@ -180,16 +200,15 @@ def part_small_groups(groups: list[list[Placed]]) -> tuple[list[list[Placed]], l
         CaseError: one or two odd slices that are no localizer: the series is damaged.
     """
     main = groups[0]
-    if all("LOCALIZER" in one.slice.image_type for group in groups for one in group) and all(
-        len(group) <= 2 for group in groups
+    if len(main) <= 2 and (
+        all("LOCALIZER" in one.slice.image_type for group in groups for one in group) or three_planes(groups)
     ):
         return [], [(group, "not a volume: a localizer") for group in groups]
     kept, small = [main], []
     for group in groups[1:]:
-        angle = np.arccos(np.clip(abs(group[0].normal @ main[0].normal), 0, 1))
         if len(group) > 2:
             kept.append(group)
-        elif all("LOCALIZER" in one.slice.image_type for one in group) or (angle > LOCALIZER_ANGLE and len(main) > 2):
+        elif all("LOCALIZER" in one.slice.image_type for one in group) or (turned(group, main) and len(main) > 2):
             small.append((group, "not a volume: a localizer"))
         else:
             odd, usual = group[0], main[0]
@@ -201,57 +220,48 @@ def part_small_groups(groups: list[list[Placed]]) -> tuple[list[list[Placed]], l
     return kept, small
 
 
+def turned(group: list[Placed], other: list[Placed]) -> bool:
+    """Whether a group lies in another plane, as a localizer does."""
+    return bool(np.arccos(np.clip(abs(group[0].normal @ other[0].normal), 0, 1)) > LOCALIZER_ANGLE)
+
+
+def three_planes(groups: list[list[Placed]]) -> bool:
+    """Whether groups without a stack among them lie in three planes or more, all turned against each other."""
+    return len(groups) > 2 and all(turned(*pair) for pair in combinations(groups, 2))
+
+
 def difference(odd: Placed, usual: Placed) -> str:
     """What sets an odd slice apart."""
     if (odd.slice.rows, odd.slice.columns) != (usual.slice.rows, usual.slice.columns):
         own, others = (f"{one.slice.rows} x {one.slice.columns}" for one in (odd, usual))
         return f"Rows x Columns is {own}, the others {others}"
-    if not np.allclose(odd.spacing, usual.spacing, rtol=1e-4, atol=0):
-        return f"PixelSpacing is {odd.slice.spacing}, the others {usual.slice.spacing}"
-    return f"ImageOrientationPatient is {odd.slice.orientation}, the others {usual.slice.orientation}"
+    if not np.allclose(odd.spacing, usual.spacing, rtol=SPACING_TOLERANCE, atol=0):
+        return f"PixelSpacing is {shown(odd.slice.spacing)}, the others {shown(usual.slice.spacing)}"
+    own, others = shown(odd.slice.orientation), shown(usual.slice.orientation)
+    return f"ImageOrientationPatient is {own}, the others {others}"
 
 
-def volumes_of(group: list[Placed], suffix: str, total: int) -> list[Stack]:
-    """One stack, or several where slices lie at one place and their own tags part them."""
-    kept, copies = without_copies(group)
-    places = along_normal(kept)
-    if not repeated(places):
-        return [with_copies(prove(kept, suffix, total), copies)]
-    name, parts = part_by_tags(kept, places)
-    stacks = [prove(part, f"{suffix}/{name}={value}", None) for value, part in parts]
-    return [with_copies(stack, copies) for stack in stacks]
-
-
-def with_copies(stack: Stack, copies: list[Placed]) -> Stack:
-    """Count the files that are there twice to the stack that holds their twins."""
-    own = {one.sop for one in stack.slices}
-    files = tuple(one.slice.path for one in copies if one.slice.sop in own and one.slice.path not in stack.files)
-    if not files:
-        return stack
-    repair = Entry("duplicate-files", f"{len(files)} file(s) that were there twice left out")
-    return replace(stack, files=(*stack.files, *files), repairs=(*stack.repairs, repair))
-
-
-def prove(group: list[Placed], suffix: str, total: int | None) -> Stack:
+def prove(group: list[Placed], options: ReadOptions, wanted: int = 0) -> Stack:
     """Sort along the normal and find the one affine that places every slice.
 
     Args:
-        total: number of slices of the whole series, where its count can be compared with what the files state.
+        wanted: number of slices that other parts of the series have.
 
     Raises:
         CaseError: gaps, uneven spacing, slices that wander.
     """
-    places = along_normal(group)
-    ordered = [group[index] for index in np.argsort(places, kind="stable")]
+    distances = along_normal(group)
+    ordered = [group[index] for index in np.argsort(distances, kind="stable")]
     positions = np.array([one.position for one in ordered])
-    notes = series_notes(ordered, total)
-    repairs: tuple[Entry, ...] = ()
+    repairs: list[Entry] = []
+    places: tuple[float, ...] | None = None
     first = ordered[0]
     rows_mm, columns_mm = first.spacing
     if len(ordered) == 1:
-        thickness = first.slice.facts.get("SliceThickness")
-        step = first.normal * (thickness if thickness and thickness > 0 else 1.0)
-        notes.append(Entry("single-slice", "one slice: the distance to the next is unknown, its thickness was taken"))
+        step = first.normal * (thickness_of(first.slice) or 1.0)
+    elif options.gaps == "resample" and uneven_gaps(np.diff(positions @ first.normal), first.normal)[1].size:
+        step, places, repair = even_grid(ordered, positions)
+        repairs.append(repair)
     else:
         step = proved_step(ordered, positions)
     affine = np.eye(4)
@@ -260,63 +270,11 @@ def prove(group: list[Placed], suffix: str, total: int | None) -> Stack:
     tilt = float(np.linalg.norm(step - (step @ first.normal) * first.normal) / np.linalg.norm(step))
     if tilt > SHEAR_LIMIT:
         angle = np.rad2deg(np.arcsin(min(1.0, tilt)))
-        repairs = (
-            *repairs,
-            Entry("gantry-tilt", f"slices sheared by {angle:.2f} degrees; the exact sheared affine is kept"),
-        )
-    if any(one.slice.bare for one in ordered):
-        repairs = (*repairs, Entry("no-preamble", "files without DICOM preamble or file meta were read as data sets"))
+        repairs.append(Entry("gantry-tilt", f"slices sheared by {angle:.2f} degrees; the exact sheared affine is kept"))
     # Rounded to float32, which is what NIfTI stores: a series and the NIfTI made of it lie on one grid, bit for bit.
     ras = (LPS_TO_RAS @ affine).astype(np.float32).astype(np.float64) + 0.0
     ras[3] = [0, 0, 0, 1]
     slices = tuple(one.slice for one in ordered)
-    series = f"{first.slice.series}{suffix}"
-    return Stack(slices, tuple(dict.fromkeys(one.path for one in slices)), series, ras, repairs, tuple(notes))
-
-
-def series_notes(ordered: list[Placed], total: int | None) -> list[Entry]:
-    """What a reader of the volume should know."""
-    notes = []
-    slices = [one.slice for one in ordered]
-    instances = [one.instance for one in slices]
-    if slices[0].frame is None and len(slices) > 1:
-        known = [number for number in instances if number is not None]
-        direction = {b > a for a, b in pairwise(known)}
-        if len(known) < len(slices) or len(set(known)) < len(known) or len(direction) > 1:
-            notes.append(
-                Entry(
-                    "instance-numbers",
-                    "InstanceNumber is absent, repeats or does not follow the position; it was not used",
-                )
-            )
-        elif total is not None and max(known) - min(known) + 1 > max(total, len(known)):
-            claim = max(known) - min(known) + 1
-            notes.append(
-                Entry(
-                    "slices-missing",
-                    f"{len(known)} of {claim}: InstanceNumber runs over {claim}, slices may be missing",
-                )
-            )
-    stated = max((one.images_in_acquisition or 0 for one in slices), default=0)
-    if total is not None and stated > total and slices[0].frame is None:
-        notes.append(
-            Entry(
-                "slices-missing",
-                f"{total} of {stated}: ImagesInAcquisition says {stated}, slices may be missing at an end",
-            )
-        )
-    if scrambled_frames(slices):
-        notes.append(
-            Entry("frames-of-reference", "each slice has a FrameOfReferenceUID of its own; geometry is from positions")
-        )
-    if any(one.lossy for one in slices):
-        ratio = next(one.lossy for one in slices if one.lossy)
-        notes.append(Entry("lossy", f"pixels were compressed with loss (ratio {ratio})"))
-    if slices[0].photometric == "MONOCHROME1":
-        notes.append(Entry("monochrome1", "MONOCHROME1: shown inverted; the values are kept as they are"))
-    if slices[0].modality == "CT":
-        if slices[0].slope is None and slices[0].intercept is None:
-            notes.append(Entry("not-hu", "CT without rescale tags: the values may not be HU"))
-        elif slices[0].rescale_type not in ("", "HU"):
-            notes.append(Entry("not-hu", f"RescaleType is {slices[0].rescale_type}, not HU"))
-    return notes
+    repairs += file_repairs(slices)
+    notes = tuple(stack_notes(ordered, wanted))
+    return Stack(slices, paths(slices), first.slice.series, ras, tuple(repairs), notes, places=places)

@@ -1,44 +1,28 @@
-"""NRRD and MetaImage (MHA, MHD) through ITK, after the header's claim was held against the size of the file.
+"""NRRD and MetaImage (MHA, MHD) volumes, proved, repaired or refused as NIfTI is.
 
-ITK fills what is missing of a cut-off file with zeros and reports success, so the bytes are counted here before it is
-asked. SimpleITK brings it: the itk package takes 5 seconds of processor time to load its parts (SimpleITK: 0.3), and
-crashed at the end of a process that had also decoded DICOM through gdcm.
+They are read here and not through ITK, which fills what is missing of a cut-off file with zeros and reports success,
+and takes 0.3 s and more to load; the tests hold the result against it.
 """
 
 from __future__ import annotations
 
+import bz2
 import re
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 
-from ..errors import CaseError
-from .geometry import SHEAR_LIMIT, shear
+from .claims import check_limits, product, stop
+from .grid_header import GridHeader
+from .metaimage import read_meta_header
+from .nifti_voxels import not_finite_note
+from .nrrd import read_nrrd_header
 from .volume import Entry, Geometry, Volume
 
-NRRD_TYPES = {
-    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
-    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
-    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
-    **dict.fromkeys(
-        ("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"), 4
-    ),
-    **dict.fromkeys(("longlong", "long long", "int64", "int64_t", "ulonglong", "uint64", "uint64_t", "double"), 8),
-}
-META_TYPES = {
-    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
-    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
-    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT", "MET_LONG", "MET_ULONG"), 4),
-    **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
-}
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-HEADER_LIMIT = 1 << 20
+CHUNK = 1 << 20
 
 
 def is_itk_file(head: bytes) -> bool:
@@ -46,167 +30,102 @@ def is_itk_file(head: bytes) -> bool:
     return head.startswith(b"NRRD0") or bool(re.match(rb"\s*(Comment|ObjectType|NDims)\s*=", head))
 
 
-def header_fields(path: Path) -> tuple[dict[str, str], int]:
-    """The header's fields by lower-case name, and the length of the header in bytes."""
-    with open(path, "rb") as file:
-        head = file.read(HEADER_LIMIT)
-    fields: dict[str, str] = {}
-    at = 0
-    nrrd = head.startswith(b"NRRD0")
-    while at < len(head):
-        end = head.find(b"\n", at)
-        end = len(head) if end < 0 else end
-        line = head[at:end].decode("latin-1").strip("\r")
-        at = end + 1
-        if nrrd and not line.strip():
-            break
-        name, sign, value = line.partition(":" if nrrd else "=")
-        if sign and not line.startswith("#"):
-            fields[name.strip().lower()] = value.lstrip("=").strip()
-        if not nrrd and name.strip().lower() == "elementdatafile":
-            break
-    return fields, at
-
-
-def stop(path: Path, code: str, found: str, way_out: str = "Copy the file again from its source") -> CaseError:
-    """A refusal that names the file, what was found, and the way on."""
-    return CaseError(f"{path}: {found}. {way_out}", code)
-
-
-def check_claim(path: Path) -> tuple[dict[str, str], tuple[int, ...]]:
-    """Compare the claim of the header with the bytes that are there.
-
-    Raises:
-        CaseError: fewer or more bytes, a type or an encoding that is not read.
-    """
-    fields, length = header_fields(path)
-    nrrd = "sizes" in fields
-    try:
-        shape = tuple(int(size) for size in fields["sizes" if nrrd else "dimsize"].split())
-    except (KeyError, ValueError):
-        raise stop(path, "bad-header", "no header of NRRD or MetaImage with the size of the grid") from None
-    word = (NRRD_TYPES if nrrd else META_TYPES).get(fields.get("type" if nrrd else "elementtype", ""))
-    components = 1 if nrrd else int(fields.get("elementnumberofchannels", "1") or 1)
-    if word is None or not 2 <= len(shape) <= 3 or components != 1 or min(shape) < 1:
-        kind = fields.get("type" if nrrd else "elementtype")
-        found = f"a grid {shape} of {kind} with {components} component(s); expected 2 or 3 dimensions of single numbers"
-        raise stop(path, "not-scalar", found, "Export one volume of grey values")
-    claim = int(np.prod(shape, dtype=object)) * word
-    data_file = fields.get("data file", fields.get("datafile")) if nrrd else fields.get("elementdatafile")
-    inside = data_file is None or data_file == "LOCAL"
-    data = path if inside else path.parent / str(data_file)
-    if not inside and (not data.is_file() or data.parent.resolve() != path.parent.resolve()):
-        raise stop(
-            path,
-            "no-data-file",
-            f"the voxels are said to lie in {data_file!r}, which is not beside it",
-            "Copy both into one folder",
-        )
-    start = length if inside else 0
-    there = data.stat().st_size - start
-    packed = (
-        fields.get("encoding", "raw").lower() not in ("raw",)
-        if nrrd
-        else fields.get("compresseddata", "False").lower() == "true"
-    )
-    if packed:
-        encoding = fields.get("encoding", "gzip").lower()
-        if encoding not in ("gz", "gzip"):
-            raise stop(path, "encoding", f"encoding {encoding!r}; expected raw or gzip", "Export it as raw or gzip")
-        if claim > there * 1040:
-            raise stop(path, "truncated", f"the header claims {claim} bytes, more than {there} packed bytes can hold")
-        there = unpacked_length(path, data, start, claim)
-    if there != claim:
-        raise stop(
-            path,
-            "truncated" if there < claim else "data-length",
-            f"the header claims {claim} bytes of voxels, {there} are there",
-        )
-    return fields, shape
-
-
-def unpacked_length(path: Path, data: Path, start: int, claim: int) -> int:
-    """Bytes that a gzip or zlib stream holds; its checksum is compared on the way."""
-    stream = zlib.decompressobj(47)
-    total = 0
-    with open(data, "rb") as file:
-        file.seek(start)
-        try:
-            while not stream.eof and (chunk := stream.unconsumed_tail or file.read(1 << 20)):
-                total += len(stream.decompress(chunk, 1 << 24))
-                if total > claim:
-                    break
-        except zlib.error as error:
-            raise stop(path, "damaged-gzip", f"the packed voxels are damaged ({error})") from error
-    if not stream.eof and total <= claim:
-        raise stop(path, "truncated", f"the packed voxels end early: {total} of {claim} bytes are there")
-    return total
-
-
-@contextmanager
-def quiet_itk() -> Iterator[Any]:
-    """SimpleITK, for as long as the block lasts; its extension module warns while it is loaded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import SimpleITK
-
-        yield SimpleITK
-
-
-def itk_geometry(path: Path) -> tuple[Geometry, tuple[Entry, ...], tuple[Entry, ...]]:
-    """Shape and affine as ITK reads the header, RAS+; repairs and notes."""
-    fields, shape = check_claim(path)
-    affine = np.eye(4)
-    try:
-        with quiet_itk() as itk:
-            reader = itk.ImageFileReader()
-            reader.SetFileName(str(path))
-            reader.ReadImageInformation()
-            dimensions = reader.GetDimension()
-            directions = np.array(reader.GetDirection()).reshape(dimensions, dimensions)
-            affine[:dimensions, :dimensions] = directions * np.array(reader.GetSpacing())
-            affine[:dimensions, 3] = reader.GetOrigin()
-    except RuntimeError as error:
-        raise stop(path, "unreadable", f"ITK cannot read its header ({last_line(error)})") from error
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.all(np.isfinite(affine)) or lengths.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-4:
-        found = f"directions and spacing give no grid: {affine[:3].round(4).tolist()}"
-        raise stop(path, "bad-affine", found, "Export it again")
-    if not {"space directions", "transformmatrix", "orientation", "rotation"} & set(fields):
-        note = Entry(
-            "no-world-coordinates", "the header names no directions: the grid has a spacing and no orientation"
-        )
-        return Geometry(shape, np.diag([*lengths, 1.0]), has_world=False), (), (note,)
-    # Rounded to float32, as DICOM is: a volume and the NIfTI made of it lie on one grid.
-    ras = (LPS_TO_RAS @ affine).astype(np.float32).astype(np.float64) + 0.0
-    sheared = shear(ras)
-    repair = (Entry("sheared-grid", f"array axes {sheared:.4f} off right angles; the exact affine is kept"),)
-    return Geometry(shape, ras), repair if sheared > SHEAR_LIMIT else (), ()
-
-
-def last_line(error: Exception) -> str:
-    """What ITK says at the end of its long messages."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:160]
-
-
-def read_itk(path: Path) -> Volume:
-    """Read one NRRD or MetaImage file.
-
-    Raises:
-        CaseError: its claim is not what is there, or it holds more than one number a voxel.
-    """
-    geometry, repairs, notes = itk_geometry(path)
-    try:
-        with quiet_itk() as itk:
-            array = itk.GetArrayFromImage(itk.ReadImage(str(path)))
-    except RuntimeError as error:
-        raise stop(path, "unreadable", f"ITK cannot read it ({last_line(error)})") from error
-    array = array.T
-    if array.shape != geometry.shape:
-        raise stop(path, "unreadable", f"ITK gave a grid {array.shape}, the header says {geometry.shape}")
-    return Volume(array[np.newaxis], geometry, "", itk_name(path), repairs=repairs, notes=notes)
-
-
 def itk_name(path: Path) -> str:
     """The name without its suffix."""
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def itk_header(path: Path) -> GridHeader:
+    """The header of either format, checked.
+
+    Raises:
+        CaseError: damaged, contradicting itself, of a kind that is not read.
+    """
+    with open(path, "rb") as file:
+        nrrd = file.read(5) == b"NRRD0"
+    return read_nrrd_header(path) if nrrd else read_meta_header(path)
+
+
+def check_claim(path: Path) -> tuple[GridHeader, tuple[int, ...]]:
+    """The header of a file whose claim was held against its size, and the shape of its grid."""
+    header = itk_header(path)
+    return header, header.geometry.shape
+
+
+def itk_geometry(path: Path) -> tuple[Geometry, tuple[Entry, ...], tuple[Entry, ...]]:
+    """Shape and affine from the header, RAS+; repairs and notes."""
+    header = itk_header(path)
+    return header.geometry, header.repairs, header.notes
+
+
+def itk_parts(path: Path) -> tuple[Path, ...]:
+    """The files that a volume consists of: its header, and the file with its voxels where that is another."""
+    header = itk_header(path)
+    return (path,) if header.data_path == path else (path, header.data_path)
+
+
+def read_itk(path: Path, *, max_voxels: int | None = None) -> Volume:
+    """Read one NRRD or MetaImage file.
+
+    Args:
+        max_voxels: a limit that the user has named.
+
+    Raises:
+        CaseError: anything that makes the voxels or their place uncertain.
+    """
+    header = itk_header(path)
+    shape = header.geometry.shape
+    packed_bytes = header.data_path.stat().st_size if header.packing else 0
+    check_limits(path, shape, header.dtype, packed_bytes, max_voxels)
+    claim = product(shape) * header.dtype.itemsize
+    notes: tuple[Entry, ...] = ()
+    with open(header.data_path, "rb") as file:
+        file.seek(header.start if header.start >= 0 else header.data_path.stat().st_size - claim)
+        if header.packing:
+            buffer, notes = unpacked(header, file, claim)
+        else:
+            buffer = np.fromfile(file, dtype=np.uint8, count=claim)
+    if buffer.size != claim:
+        raise stop(path, "changed", "the file changed while it was read", "Run again when it is complete")
+    array = buffer.view(header.dtype)
+    if header.dtype.byteorder == ">":
+        array = array.byteswap(inplace=True).view(header.dtype.newbyteorder("="))
+    array = array.reshape(shape, order="F")[np.newaxis]
+    notes = (*header.notes, *notes, *not_finite_note(array))
+    return Volume(array, header.geometry, "", itk_name(path), repairs=header.repairs, notes=notes)
+
+
+def unpacked(header: GridHeader, file: BinaryIO, claim: int) -> tuple[np.ndarray, tuple[Entry, ...]]:
+    """Unpack to the end of the stream, so that its checksum is compared; notes."""
+    packer = zlib.decompressobj(47) if header.packing == "gzip" else bz2.BZ2Decompressor()
+    buffer = np.empty(claim, dtype=np.uint8)
+    start, filled = file.tell(), 0
+    try:
+        while not packer.eof:
+            chunk = getattr(packer, "unconsumed_tail", b"")
+            if not chunk and getattr(packer, "needs_input", True):
+                chunk = file.read(CHUNK)
+            data = packer.decompress(chunk, 4 * CHUNK)
+            if not chunk and not data and not packer.eof:
+                raise stop(
+                    header.path, "truncated", f"the packed voxels end early: {filled} of {claim} bytes are there"
+                )
+            if filled + len(data) > claim:
+                raise stop(header.path, "data-length", f"the header claims {claim} bytes of voxels, more are there")
+            buffer[filled : filled + len(data)] = np.frombuffer(data, np.uint8)
+            filled += len(data)
+    except (zlib.error, OSError, ValueError, EOFError) as error:
+        raise stop(header.path, "damaged-gzip", f"the packed voxels are damaged ({error})") from error
+    if filled < claim:
+        raise stop(header.path, "truncated", f"{filled} of {claim} bytes of voxels are there")
+    taken = file.tell() - start - len(packer.unused_data)
+    notes = []
+    behind = packer.unused_data + file.read(CHUNK)
+    if any(behind):
+        raise stop(header.path, "data-length", f"{len(behind)} bytes or more lie behind the packed voxels")
+    if behind:
+        notes.append(Entry("bytes-behind-gzip", f"{len(behind)} zero bytes behind the packed voxels were left out"))
+    if header.packed_bytes is not None and header.packed_bytes != taken:
+        found = f"CompressedDataSize is {header.packed_bytes}; the packed voxels took {taken} bytes and are whole"
+        notes.append(Entry("compressed-size", found))
+    return buffer, tuple(notes)

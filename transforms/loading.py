@@ -21,8 +21,10 @@ from ..errors import CaseError
 from .geometry import grid_difference
 from .nifti import read_nifti
 from .pictures import read_picture
+from .read_options import DEFAULT, ReadOptions
 from .readers import Source, only_source, read_source
 from .volume import Volume
+from .zip_files import unpacked
 
 GRID_TOLERANCE_VOXELS = 0.1
 TORCH_TYPES: dict[np.dtype[Any], np.dtype[Any]] = {
@@ -31,27 +33,39 @@ TORCH_TYPES: dict[np.dtype[Any], np.dtype[Any]] = {
 }
 
 
-def load(item: str | PathLike[str] | Source, *, channels: bool = False, labels: bool = False) -> Volume:
+def load(
+    item: str | PathLike[str] | Source,
+    *,
+    channels: bool = False,
+    labels: bool = False,
+    options: ReadOptions = DEFAULT,
+) -> Volume:
     """Read a path or a source.
 
     Args:
         channels: the fourth dimension of a NIfTI file is declared to be channels.
         labels: a label map: numbers of a colour palette are label values.
+        options: the ways out that the user has chosen.
     """
     source = item if isinstance(item, Source) else None
     path = source.files[0] if source else Path(str(item))
     if source is None and path.is_file() and channels:
         source = Source("nifti", (path,)) if path.name.lower().endswith((".nii", ".nii.gz", ".hdr")) else None
     if source is None:
-        source = only_source(path)
+        source = only_source(path, options)
     if source.kind == "nifti" and channels:
-        return read_nifti(source.files[0], source.part, channels=True)
+        limit = options.max_voxels
+        with unpacked(source.files) as (files, _):
+            return read_nifti(files[0], source.part, affine=options.affine, channels=True, max_voxels=limit)
     if source.kind == "picture" and labels:
-        return read_picture(source.files[0], labels=True)
-    return read_source(source)
+        with unpacked(source.files) as (files, _):
+            return read_picture(files[0], labels=True)
+    return read_source(source, options)
 
 
-def load_channels(items: Sequence[str | PathLike[str] | Source], *, labels: bool = False) -> Volume:
+def load_channels(
+    items: Sequence[str | PathLike[str] | Source], *, labels: bool = False, options: ReadOptions = DEFAULT
+) -> Volume:
     """Read several files as the channels of one image.
 
     Raises:
@@ -59,7 +73,7 @@ def load_channels(items: Sequence[str | PathLike[str] | Source], *, labels: bool
     """
     if not items:
         raise ValueError("an image needs at least one file, got an empty list")
-    volumes = [load(item, labels=labels) for item in items]
+    volumes = [load(item, labels=labels, options=options) for item in items]
     first = volumes[0]
     for item, volume in zip(items[1:], volumes[1:], strict=True):
         apart = grid_difference(first.geometry, volume.geometry)
@@ -68,7 +82,7 @@ def load_channels(items: Sequence[str | PathLike[str] | Source], *, labels: bool
             found = f"shapes {shapes}" if not np.isfinite(apart) else f"{apart:.2f} voxels apart at the corners"
             raise CaseError(
                 f"{name_of(item)}: another grid than {name_of(items[0])}: {found}, "
-                f"allowed are {GRID_TOLERANCE_VOXELS:g} voxels. Register or resample the channels to one grid first",
+                f"allowed are {GRID_TOLERANCE_VOXELS:g} voxels. Bring them to one grid, as `voxelwise dataset` does",
                 "channel-grids",
             )
     array = np.concatenate([volume.array for volume in volumes])

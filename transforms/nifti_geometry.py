@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CaseError
+from .claims import stop
 from .geometry import SHEAR_LIMIT, affine_difference, shear
 from .volume import Entry, Geometry
 
@@ -16,11 +16,6 @@ GEOMETRIC_FIELDS = (
     *("pixdim", "sform_code", "qform_code", "xyzt_units"),
 )
 STOP_VOXELS, NOTE_VOXELS = 0.1, 0.01  # sform against qform, at the corners
-
-
-def stop(path: Path, code: str, found: str, way_out: str) -> CaseError:
-    """A refusal that names the file, what was found, and the way on."""
-    return CaseError(f"{path}: {found}. {way_out}", code)
 
 
 def quaternion_affine(raw: Any) -> np.ndarray:
@@ -85,9 +80,7 @@ def proved_geometry(
     if choice not in (None, "sform", "qform"):
         raise ValueError(f"affine must be 'sform' or 'qform', got {choice!r}")
     if choice and not (sform_code if choice == "sform" else qform_code):
-        raise stop(
-            path, "no-such-affine", f"affine={choice} was asked for, and {choice}_code is 0", "Take the other one"
-        )
+        raise stop(path, "no-such-affine", f"--affine {choice} was given, and {choice}_code is 0", "Leave it out")
     if not sform_code and not qform_code:
         return without_world(raw, spatial, fields, notes)
     if (choice or ("sform" if sform_code else "qform")) == "sform":
@@ -97,7 +90,9 @@ def proved_geometry(
     if not usable(matrix):
         code = sform_code if name == "sform" else qform_code
         found = f"{name}_code is {code}, and {field} give no grid: {field_text(raw, name)}"
-        raise stop(path, "bad-affine", found, "Export the file again, or set this code to 0 where the other one holds")
+        other = "qform" if name == "sform" else "sform"
+        way_out = f"Export the file again, or give --affine {other} where that one holds"
+        raise stop(path, "bad-affine", found, way_out if sform_code and qform_code else "Export the file again")
     if choice:
         notes.append(Entry("affine-chosen", f"{choice} was taken as the user said"))
     elif sform_code and qform_code:
@@ -142,7 +137,7 @@ def compare_forms(
         path,
         "sform-qform-conflict",
         f"sform and qform are {size}, allowed are {STOP_VOXELS:g} voxels",
-        "Set the code of the wrong one to 0 in its header, or read it in Python with affine='sform' or 'qform'",
+        "Say which one holds with --affine sform or --affine qform, or set the wrong one's code to 0 in the header",
     )
 
 
@@ -166,12 +161,15 @@ def in_millimetres(raw: Any, affine: np.ndarray, repairs: list[Entry], notes: li
         factor, name = (1000.0, "metre") if unit == 1 else (0.001, "micron")
         repairs.append(Entry("units", f"xyzt_units says {name}; the affine was turned into mm"))
         return np.vstack([affine[:3] * factor, affine[3]])
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if unit not in (1, 2, 3) and (spacing.min() < 0.02 or spacing.max() > 50):
-        notes.append(
-            Entry(
-                "units-unknown",
-                f"xyzt_units names no unit; mm assumed, which makes the spacing {spacing.round(4).tolist()} mm",
-            )
-        )
+    if unit != 2:
+        notes += odd_spacing(affine, "xyzt_units names no unit")
     return affine
+
+
+def odd_spacing(affine: np.ndarray, why: str) -> list[Entry]:
+    """A note where mm are assumed and make a spacing that no scanner has."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing.min() >= 0.02 and spacing.max() <= 50:
+        return []
+    found = f"{why}; mm assumed, which makes the spacing {spacing.round(4).tolist()} mm"
+    return [Entry("units-unknown", found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from .volume import Entry, Geometry, Volume
 MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif")
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF")
+LARGEST = 2 * 89_478_485  # pixels; where Pillow stops by itself
+ORIENTATION_TAG = 0x0112
 GREY_MODES = {"L": np.uint8, "I;16": np.uint16, "I;16B": np.uint16, "I": np.int32, "F": np.float32}
 
 
@@ -37,21 +40,24 @@ def read_picture(path: Path, *, labels: bool = False) -> Volume:
         CaseError: not a picture, cut off, several frames, too large.
     """
     with opened(path) as image:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1:
-            raise CaseError(
-                f"{path}: {frames} frames in one file; frames are not stacked. Split it into one file a frame", "film"
-            )
         try:
-            rows, notes = pixels(image, labels)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                said = said_of(image)
+                frames = getattr(image, "n_frames", 1)
+                rows, notes = pixels(image, labels) if frames == 1 else (np.empty((0, 0), np.uint8), ())
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, IndexError) as error:
             raise CaseError(
                 f"{path}: the picture is cut off or damaged ({error}). Copy it again", "truncated"
             ) from error
+    if frames > 1:
+        raise CaseError(
+            f"{path}: {frames} frames in one file; frames are not stacked. Split it into one file a frame", "film"
+        )
     array = np.moveaxis(rows[..., np.newaxis] if rows.ndim == 2 else rows, (2, 1, 0), (0, 1, 2))
     note = Entry("no-world-coordinates", "a picture: pixels have no place in the world")
     geometry = Geometry(tuple(array.shape[1:]), np.eye(4), has_world=False)
-    return Volume(array, geometry, "picture", picture_name(path), notes=(note, *notes))
+    return Volume(array, geometry, "picture", picture_name(path), notes=(note, *notes, *said))
 
 
 def picture_shape(path: Path) -> tuple[tuple[int, int], int]:
@@ -66,13 +72,31 @@ def opened(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Image.open(path, formats=FORMATS)
+            image = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise CaseError(f"{path}: {error}. Cut it into smaller pictures", "too-large") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error, TypeError) as error:
         size = path.stat().st_size if path.is_file() else 0
         found = f"no picture in PNG, JPEG, TIFF or GIF format ({size} bytes)"
         raise CaseError(f"{path}: {found}. Copy it again from its source", "not-a-picture") from error
+    if image.width * image.height > LARGEST:  # whatever limit other code has set in Pillow
+        found = f"{image.width} x {image.height} pixels, limit {LARGEST} pixels"
+        image.close()
+        raise CaseError(f"{path}: {found}. Cut it into smaller pictures", "too-large")
+    return image
+
+
+def said_of(image: Image.Image) -> tuple[Entry, ...]:
+    """Notes on what a reader might expect and does not get; asked before the pixels are read."""
+    notes = []
+    deep = ";16" in str(getattr(image, "tile", ""))  # gone once the pixels are read, which `getexif` does
+    if image.getexif().get(ORIENTATION_TAG, 1) != 1:
+        notes.append(Entry("exif-orientation", "rows were kept as stored; viewers turn this picture"))
+    if image.mode not in GREY_MODES and deep:
+        notes.append(Entry("depth-reduced", "colours of 16 bits were read as 8 bits"))
+    if image.mode in ("L", "RGB", "P", "1") and "transparency" in image.info:
+        notes.append(Entry("alpha-dropped", "the transparency of the picture was left out"))
+    return tuple(notes)
 
 
 def grey_palette(image: Image.Image) -> bool:

@@ -1,4 +1,4 @@
-"""What lies behind a path, and how it is read: files by what they hold and not by their names, DICOM by its UIDs.
+"""Reads what a search found: one volume, or its place in the world alone.
 
 `find_sources` reads headers only; `read_source` reads one volume. A failure is a failure: no second reader is tried.
 """
@@ -6,339 +6,41 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import CaseError, UsageError
-from .dicom import PICTURE_CLASSES, VOLUME_CLASSES, DirectoryFileError, Slice, SliceError, is_dicom, read_header
+from ..errors import CaseError
+from .dicom import read_header
 from .dicom_pixels import read_stack
-from .dicom_series import SortedSeries, Stack, sort_series
-from .itk_files import check_claim, is_itk_file, itk_geometry, itk_name, read_itk
-from .nifti import GZIP_MAGIC, base_name, is_nifti, read_nifti, unpacked_head
+from .dicom_series import Stack, sort_series
+from .finder import find_sources
+from .itk_files import itk_geometry, read_itk
 from .nifti import read_header as read_nifti_header
-from .pictures import is_picture, picture_name, picture_shape, read_picture
+from .nifti import read_nifti
+from .pictures import picture_shape, read_picture
 from .read_options import DEFAULT, ReadOptions
-from .volume import Entry, Geometry, Volume
+from .sources import Found, NotAVolume, Source, Stopped
+from .tree import natural_key, walk
+from .volume import Geometry, Volume
+from .zip_files import unpacked
 
-RUBBISH_NAMES = re.compile(r"(?i)^(\..*|thumbs\.db|desktop\.ini|dicomdir|readme.*|license.*|licence.*|copying)$")
-RUBBISH_SUFFIXES = (
-    *(
-        ".txt",
-        ".md",
-        ".json",
-        ".yaml",
-        ".yml",
-        ".csv",
-        ".tsv",
-        ".xml",
-        ".html",
-        ".htm",
-        ".pdf",
-        ".log",
-        ".bval",
-        ".bvec",
-        ".part",
-    ),
-    *(".py", ".sh", ".exe", ".inf", ".ini", ".jar", ".doc", ".docx", ".xls", ".xlsx", ".sha256", ".md5", ".lnk", ".db"),
-)
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", ".dic", ".img", "")
-VOLUME_SUFFIXES = (
-    ".nii",
-    ".nii.gz",
-    ".hdr",
-    ".nrrd",
-    ".nhdr",
-    ".mha",
-    ".mhd",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".tif",
-    ".tiff",
-    ".gif",
-)
-
-
-@dataclass(frozen=True)
-class Source:
-    """One volume that can be read.
-
-    Args:
-        kind: "dicom", "nifti", "itk" or "picture".
-        files: all files that belong to it.
-        name: base name of a file ("" for DICOM).
-        series: SeriesInstanceUID and split part ("" unless DICOM); never written out unhashed.
-        modality: DICOM's word, "picture", or "".
-        shape: spatial shape, from the headers.
-        part: which volume of a 4D file.
-        repairs, notes: what the headers of a whole DICOM series tell; None where they are to be found while reading.
-    """
-
-    kind: str
-    files: tuple[Path, ...]
-    name: str = ""
-    series: str = ""
-    modality: str = ""
-    shape: tuple[int, ...] | None = None
-    part: int | None = None
-    repairs: tuple[Entry, ...] | None = None
-    notes: tuple[Entry, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """Found, and cannot be read."""
-
-    files: tuple[Path, ...]
-    code: str
-    message: str
-
-
-@dataclass(frozen=True)
-class NotAVolume:
-    """Found, and no volume: a localizer, a report."""
-
-    files: tuple[Path, ...]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Found:
-    """All that lies behind a path; `rubbish` counts files that nobody expects to be images."""
-
-    sources: tuple[Source, ...]
-    stopped: tuple[Stopped, ...] = ()
-    listed: tuple[NotAVolume, ...] = ()
-    rubbish: int = 0
-
-
-def find_sources(path: Path, options: ReadOptions = DEFAULT) -> Found:
-    """Every volume behind a file or a folder (walked recursively), from headers alone.
-
-    Raises:
-        UsageError: the path does not exist, or the folder is empty.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UsageError(f"{path} does not exist; give a file or a folder with images")
-    files = [path] if path.is_file() else list(walk(path))
-    if not files:
-        raise UsageError(f"{path} is empty; give a file or a folder with images")
-    finder = Finder(options, alone=path.is_file())
-    for file in files:
-        finder.add(file)
-    return finder.found()
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder in a fixed order."""
-    for root, folders, names in os.walk(folder):
-        folders.sort(key=natural_key)
-        for name in sorted(names, key=natural_key):
-            file = Path(root, name)
-            if file.is_file():
-                yield file
-
-
-def natural_key(name: str) -> list[tuple[int, int | str]]:
-    """Sort numbers in names as numbers."""
-    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in re.split(r"(\d+)", name) if part]
-
-
-class Finder:
-    """Takes files one by one and tells what they are in the end."""
-
-    def __init__(self, options: ReadOptions, alone: bool) -> None:
-        self.options = options
-        self.alone = alone
-        self.sources: list[Source] = []
-        self.stopped: list[Stopped] = []
-        self.listed: list[NotAVolume] = []
-        self.rubbish = 0
-        self.series: dict[tuple[str, str], list[Slice]] = defaultdict(list)
-        self.broken: list[tuple[Path, SliceError | CaseError]] = []
-        self.series_of_file: dict[Path, tuple[str, str]] = {}
-
-    def add(self, file: Path) -> None:
-        """Look inside one file."""
-        if not self.alone and RUBBISH_NAMES.match(file.name):
-            self.rubbish += 1
-            return
-        try:
-            with open(file, "rb") as opened:
-                head = opened.read(1024)
-        except OSError as error:
-            message = f"{file}: cannot be read ({error.strerror}). Check the disk and the rights"
-            self.stopped.append(Stopped((file,), "unreadable", message))
-            return
-        if head[128:132] == b"DICM":
-            self.add_dicom(file)
-        elif head.startswith(GZIP_MAGIC) or is_nifti(head):
-            self.add_nifti(file, head)
-        elif is_picture(head):
-            self.add_file("picture", file, picture_name(file), lambda: picture_shape(file)[0])
-        elif is_itk_file(head):
-            self.add_file("itk", file, itk_name(file), lambda: check_claim(file)[1])
-        elif is_dicom(head):
-            self.add_dicom(file)
-        else:
-            self.add_unknown(file, head)
-
-    def add_dicom(self, file: Path) -> None:
-        """One DICOM file, or one that should be."""
-        try:
-            slices = read_header(file)
-        except DirectoryFileError:
-            self.rubbish += 1
-            return
-        except CaseError as error:
-            self.broken.append((file, error))
-            return
-        first = slices[0]
-        if not first.pixels and first.sop_class in VOLUME_CLASSES | PICTURE_CLASSES:
-            message = f"{file}: an image without PixelData: the file is cut off. Copy it again from its source"
-            self.broken.append((file, SliceError(message, "no-pixels", (first.study, first.series))))
-            return
-        key = (first.study, first.series or str(file))
-        self.series[key] += slices
-        self.series_of_file[file] = key
-
-    def add_nifti(self, file: Path, head: bytes) -> None:
-        """One NIfTI file: one source, or one a time point."""
-        if head.startswith(GZIP_MAGIC):
-            unpacked = unpacked_head(file)[0]
-            if unpacked and not is_nifti(unpacked):
-                self.add_unknown(file, head)
-                return
-        if file.suffix.lower() == ".img":
-            return
-        try:
-            header = read_nifti_header(file, affine=self.options.affine)
-        except CaseError as error:
-            self.stopped.append(Stopped((file,), error.code, str(error)))
-            return
-        files = (file,) if header.data_path == file else (file, header.data_path)
-        name = base_name(file)
-        if header.volumes == 1:
-            self.sources.append(Source("nifti", files, name, shape=header.geometry.shape))
-        else:
-            for part in range(header.volumes):
-                self.sources.append(
-                    Source("nifti", files, f"{name}_t{part:03d}", shape=header.geometry.shape, part=part)
-                )
-
-    def add_file(self, kind: str, file: Path, name: str, shape: Callable[[], tuple[int, ...]]) -> None:
-        """A file that is one volume by itself."""
-        try:
-            modality = "picture" if kind == "picture" else ""
-            self.sources.append(Source(kind, (file,), name, modality=modality, shape=shape()))
-        except CaseError as error:
-            self.stopped.append(Stopped((file,), error.code, str(error)))
-
-    def add_unknown(self, file: Path, head: bytes) -> None:
-        """Neither DICOM nor anything else that we read."""
-        suffix = "".join(file.suffixes[-2:]).lower() if file.name.lower().endswith(".gz") else file.suffix.lower()
-        if suffix == ".img" and any(file.with_suffix(end).is_file() for end in (".hdr", ".HDR")):
-            return
-        if suffix in VOLUME_SUFFIXES or self.alone:
-            found = (
-                "the file is empty (0 bytes)"
-                if not head
-                else f"not an image in a format that is read (starts with {head[:8]!r})"
-            )
-            message = f"{file}: {found}. Copy it again from its source"
-            self.stopped.append(Stopped((file,), "empty-file" if not head else "unknown-format", message))
-        elif suffix in RUBBISH_SUFFIXES:
-            self.rubbish += 1
-        elif suffix in DICOM_SUFFIXES or suffix.lstrip(".").isdecimal():
-            found = "the file is empty (0 bytes)" if not head else "no DICOM header"
-            error = CaseError(
-                f"{file}: {found}. Copy it again from its source", "empty-file" if not head else "not-dicom"
-            )
-            self.broken.append((file, error))
-        else:
-            self.listed.append(NotAVolume((file,), "no image in a format that is read"))
-
-    def found(self) -> Found:
-        """Sort the DICOM files into volumes and close."""
-        stopped_series = self.stopped_by_broken_files()
-        single: dict[tuple[str, str, Path], list[Stack]] = defaultdict(list)
-        for key, slices in self.series.items():
-            if key in stopped_series:
-                error = stopped_series[key]
-                files = tuple(dict.fromkeys(one.path for one in slices))
-                message = f"{error} (the {len(files)} files of its series were left out with it)"
-                self.stopped.append(Stopped((*files, *self.broken_with(error)), error.code, message))
-                continue
-            result = sort_series(slices, self.options)
-            self.keep(result)
-            for stack in result.stacks:
-                if len(stack.slices) == 1 and not stack.picture and stack.slices[0].frame is None:
-                    first = stack.slices[0]
-                    single[first.study, first.series_number, first.path.parent].append(stack)
-        for stacks in single.values():
-            self.stop_scrambled(stacks)
-        return Found(tuple(self.sources), tuple(self.stopped), tuple(self.listed), self.rubbish)
-
-    def keep(self, result: SortedSeries) -> None:
-        """Take over what one series holds."""
-        for stack in result.stacks:
-            modality = stack.slices[0].modality
-            found = Source("dicom", stack.files, "", stack.series, modality, stack.shape)
-            self.sources.append(replace(found, repairs=stack.repairs, notes=stack.notes))
-        self.stopped += [Stopped(files, error.code, str(error)) for files, error in result.stopped]
-        self.listed += [NotAVolume(files, reason) for files, reason in result.listed]
-
-    def broken_with(self, error: CaseError) -> tuple[Path, ...]:
-        """The unreadable file behind an error."""
-        return tuple(file for file, other in self.broken if other is error)
-
-    def stopped_by_broken_files(self) -> dict[tuple[str, str], CaseError]:
-        """Series that an unreadable file belongs to: by its UIDs, else by its neighbours in its folder.
-
-        A series that may lack a slice is not made into a volume.
-        """
-        stopped: dict[tuple[str, str], CaseError] = {}
-        by_folder: dict[Path, list[Path]] = defaultdict(list)
-        for file in self.series_of_file:
-            by_folder[file.parent].append(file)
-        for file, error in self.broken:
-            own = getattr(error, "series", None)
-            if own in self.series:
-                keys = {own}
-            else:
-                others = by_folder[file.parent]
-                before = [other for other in others if natural_key(other.name) < natural_key(file.name)][-1:]
-                after = [other for other in others if natural_key(other.name) > natural_key(file.name)][:1]
-                keys = {self.series_of_file[other] for other in (*before, *after)}
-            for key in keys:
-                stopped.setdefault(key, error)
-            if not any(error is other for other in stopped.values()):
-                self.stopped.append(Stopped((file,), error.code, str(error)))
-        return stopped
-
-    def stop_scrambled(self, stacks: list[Stack]) -> None:
-        """Three or more series of one slice each with one SeriesNumber: an anonymiser gave each file its own UID."""
-        alike = [
-            stack
-            for stack in stacks
-            if stack.shape == stacks[0].shape and stack.slices[0].orientation == stacks[0].slices[0].orientation
-        ]
-        if len(alike) < 3 or len({stack.slices[0].position for stack in alike}) < len(alike):
-            return
-        names = {stack.series for stack in alike}
-        self.sources = [source for source in self.sources if source.series not in names]
-        files = tuple(file for stack in alike for file in stack.files)
-        message = (
-            f"{files[0].parent}: {len(alike)} series of 1 slice each: SeriesInstanceUID looks scrambled, so nothing "
-            "says which slices belong together. Fetch the series with its own UIDs"
-        )
-        self.stopped.append(Stopped(files, "scrambled-uids", message))
+__all__ = [
+    "Found",
+    "NotAVolume",
+    "Source",
+    "Stopped",
+    "dicom_stack",
+    "find_sources",
+    "natural_key",
+    "only_source",
+    "read_geometry",
+    "read_source",
+    "read_volume",
+    "source_geometry",
+    "walk",
+]
 
 
 def read_source(source: Source, options: ReadOptions = DEFAULT) -> Volume:
@@ -346,14 +48,32 @@ def read_source(source: Source, options: ReadOptions = DEFAULT) -> Volume:
 
     Raises:
         CaseError: anything that makes the voxels or their place uncertain.
+        UnsafeInputError: it lies in a zip archive that must not be unpacked.
     """
+    with unpacked(source.files) as (files, archives):
+        if not archives:
+            return _read(source, options)
+        try:
+            return _read(replace(source, files=files, proved=None), options)
+        except CaseError as error:
+            raise CaseError(_as_called(str(error), archives), error.code) from error
+
+
+def _read(source: Source, options: ReadOptions) -> Volume:
     file = source.files[0]
     try:
         if source.kind == "dicom":
-            return read_stack(dicom_stack(source, options))
+            try:
+                return read_stack(dicom_stack(source, options))
+            except CaseError as error:
+                if error.code != "changed":
+                    raise
+                return read_stack(dicom_stack(replace(source, proved=None), options))  # once, its headers too
         if source.kind == "nifti":
             return read_nifti(file, source.part, affine=options.affine, max_voxels=options.max_voxels)
-        return read_picture(file) if source.kind == "picture" else read_itk(file)
+        if source.kind == "itk":
+            return read_itk(file, max_voxels=options.max_voxels)
+        return read_picture(file)
     except OSError as error:
         raise CaseError(
             f"{error.filename or file}: cannot be read ({error.strerror or error}). Check the disk", "unreadable"
@@ -364,11 +84,32 @@ def read_source(source: Source, options: ReadOptions = DEFAULT) -> Volume:
         ) from error
 
 
+def _as_called(text: str, archives: dict[str, str]) -> str:
+    """A text with the archives in the place of the folders that they were unpacked into."""
+    for folder, archive in archives.items():
+        text = text.replace(folder, archive)
+    return text
+
+
 def dicom_stack(source: Source, options: ReadOptions = DEFAULT) -> Stack:
-    """The stack of a source, proved again from its files."""
-    slices = [one for file in source.files for one in read_header(file)]
-    result = sort_series(slices, options)
-    stacks = [stack for stack in result.stacks if stack.series == source.series] or list(result.stacks)
+    """The stack of a source: as it was proved in this process if no file changed since, else proved again."""
+    if source.proved is not None and source.proved[1] == options and _as_proved(source.proved[0]):
+        stack = source.proved[0]
+        return replace(
+            stack,
+            series=source.series or stack.series,
+            repairs=stack.repairs if source.repairs is None else source.repairs,
+            notes=stack.notes if source.notes is None else source.notes,
+        )
+    slices = [one for file in source.files for one in read_header(file, options)]
+    # One part alone says neither which time points there are nor how many slices its series lacks.
+    result = sort_series(slices, replace(options, strict=False, time="all"))
+    part = source.series.partition("/")[2]
+    stacks = (
+        [stack for stack in result.stacks if stack.series == source.series]
+        or [stack for stack in result.stacks if len(result.stacks) > 1 and stack.series.partition("/")[2] == part]
+        or list(result.stacks)
+    )
     if len(stacks) == 1:
         repairs = stacks[0].repairs if source.repairs is None else source.repairs
         notes = stacks[0].notes if source.notes is None else source.notes
@@ -378,6 +119,18 @@ def dicom_stack(source: Source, options: ReadOptions = DEFAULT) -> Stack:
     raise CaseError(
         f"{source.files[0].parent}: the series changed while it was read. Run again when it is complete", "changed"
     )
+
+
+def _as_proved(stack: Stack) -> bool:
+    """Whether every file still has the size and the time that it had when its header was read."""
+    for path, size, modified in {(one.path, one.size, one.modified) for one in stack.slices}:
+        try:
+            state = os.stat(path)
+        except OSError:
+            return False
+        if (state.st_size, state.st_mtime_ns) != (size, modified):
+            return False
+    return True
 
 
 def only_source(path: Path, options: ReadOptions = DEFAULT) -> Source:
@@ -413,6 +166,11 @@ def read_geometry(path: Path, options: ReadOptions = DEFAULT) -> tuple[Geometry,
 
 def source_geometry(source: Source, options: ReadOptions = DEFAULT) -> tuple[Geometry, int]:
     """Shape and place of a source, and its number of channels; headers only."""
+    with unpacked(source.files) as (files, archives):
+        return _geometry(replace(source, files=files, proved=None) if archives else source, options)
+
+
+def _geometry(source: Source, options: ReadOptions) -> tuple[Geometry, int]:
     file = source.files[0]
     if source.kind == "nifti":
         header = read_nifti_header(file, affine=options.affine)

@@ -1,22 +1,25 @@
 """Files written whole or not at all: NIfTI volumes and label maps, PNG label maps, JSON and text.
 
-Every file is written to a temporary name in its own folder, synced, and renamed; a reader never sees half of one.
-NIfTI is written here and not by nibabel's `save`, for three reasons: the geometric header fields of a NIfTI source come
-back bit for bit, gzip goes through ISA-L (five times faster), and voxels leave slab by slab without a second copy.
+Every file is written to a temporary name in its own folder, looked at again, synced and renamed; a reader never sees
+half of one. NIfTI is written here and not by nibabel's `save`, for three reasons: the geometric fields of a NIfTI
+source come back bit for bit, gzip goes through ISA-L on all cores, and voxels leave slab by slab without a second copy.
+The writers give back the SHA-256 of what they wrote, so that nobody reads it again to know it.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
@@ -25,10 +28,13 @@ from PIL import Image
 
 from ..errors import CaseError, NoRoomError, UsageError
 from .geometry import affine_difference
+from .gzip_blocks import Block, gzipped
 from .volume import Geometry, Volume
 
 TEMPORARY_SUFFIX = ".part"
-SLAB_BYTES = 8 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NAME_BYTES = 200  # of a name that a temporary one keeps: file systems end at 255
+SLAB_BYTES = 2 << 20
 BLOCK_BYTES = 1 << 19
 RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 VECTOR_INTENT = 1007
@@ -36,14 +42,19 @@ QFORM_TOLERANCE_VOXELS = 0.005  # a qform that is further off than this from the
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path`; put it in place when the block ends without an error, remove it otherwise.
+
+    Args:
+        path: the final name.
+        needed: bytes that the file may take at most, for the message of a full disk.
 
     Raises:
         NoRoomError: the disk is full; no part is left.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    kept = os.fsdecode(os.fsencode(path.name)[:NAME_BYTES])
+    temporary = path.with_name(f".{kept}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -51,15 +62,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(path.parent).free
-            raise NoRoomError(
-                f"{path}: no space left on its disk ({free / 1e6:.0f} MB free); nothing was left under that name. "
-                "Make room and give the same command again"
-            ) from error
+        if error.errno in NO_ROOM:
+            raise NoRoomError(no_room_text(path, needed)) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone already, or a broken disk: its first error is the one to tell
+            temporary.unlink()
+
+
+def no_room_text(path: Path, needed: int | None) -> str:
+    """What a full disk comes to, with the numbers that are known."""
+    known = [] if needed is None else [f"up to {needed / 1e6:.1f} MB are needed"]
+    with suppress(OSError):
+        known.append(f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB free")
+    return (
+        f"{path}: no space left on its disk ({', '.join(known) or 'free space unknown'}); nothing was left under that "
+        "name. Make room and give the same command again"
+    )
 
 
 def sync_folder(folder: Path) -> None:
@@ -76,15 +95,25 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+def write_text(path: Path, text: str) -> str:
+    """Write UTF-8 text atomically and give its SHA-256; what UTF-8 cannot hold (bytes of odd file names) is escaped."""
+    data = text.encode("utf-8", "backslashreplace")
+    with atomic_write(path, len(data)) as temporary:
+        temporary.write_bytes(data)
+        check_length(temporary, len(data))
+    return hashlib.sha256(data).hexdigest()
 
 
-def write_json(path: Path, obj: Any) -> None:
-    """Write JSON atomically, with sorted keys: equal objects give equal bytes."""
-    write_text(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False, default=plain_value) + "\n")
+def write_json(path: Path, obj: Any) -> str:
+    """Write JSON atomically, with sorted keys: equal objects give equal bytes. Gives its SHA-256."""
+    return write_text(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False, default=plain_value) + "\n")
+
+
+def check_length(path: Path, length: int) -> None:
+    """Hold the bytes on disk against those that were written: some file systems take them and keep fewer."""
+    found = path.stat().st_size
+    if found != length:
+        raise OSError(errno.ENOSPC, f"{found} bytes on disk, {length} were written")
 
 
 def plain_value(value: Any) -> Any:
@@ -115,8 +144,8 @@ def smallest_label_type(labels: np.ndarray) -> np.dtype:
     return np.dtype(np.uint8 if high < 256 else np.uint16 if high < 65536 else np.uint32)
 
 
-def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
-    """Write a label map on the grid of its image.
+def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> str:
+    """Write a label map on the grid of its image and give the SHA-256 of the file.
 
     Args:
         path: ends in .nii.gz or .nii.
@@ -125,11 +154,14 @@ def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
     """
     if tuple(labels.shape) != tuple(geometry.shape):
         raise ValueError(f"{path.name}: labels have shape {tuple(labels.shape)}, their image {tuple(geometry.shape)}")
-    write_nifti(path, labels, geometry, smallest_label_type(labels))
+    return write_nifti(path, labels, geometry, smallest_label_type(labels))
 
 
-def write_volume(path: Path, volume: Volume) -> None:
-    """Write a volume: one channel as it is, colour of a picture as RGB24, other channels as the fourth dimension."""
+def write_volume(path: Path, volume: Volume) -> str:
+    """Write a volume: one channel as it is, colour of a picture as RGB24, other channels as the fourth dimension.
+
+    Gives the SHA-256 of the file.
+    """
     array, geometry = volume.array, volume.geometry
     shape = tuple(geometry.shape)
     if tuple(array.shape[1:]) != shape:
@@ -137,13 +169,14 @@ def write_volume(path: Path, volume: Volume) -> None:
     if not fields_hold(geometry):
         geometry = replace(geometry, nifti_fields={})
     if volume.channels == 1:
-        write_nifti(path, array[0], geometry, array.dtype)
-    elif len(shape) == 2 and volume.channels == 3 and array.dtype == np.uint8:
-        colours = np.ascontiguousarray(np.moveaxis(array, 0, -1)).view(RGB24)[..., 0]
-        write_nifti(path, colours, geometry, RGB24)
-    else:
-        data = np.moveaxis(array if len(shape) == 3 else array[..., np.newaxis], 0, -1)
-        write_nifti(path, data, geometry, data.dtype)
+        return write_nifti(path, array[0], geometry, array.dtype)
+    if (len(shape) == 2 or geometry.film) and volume.channels == 3 and array.dtype == np.uint8:
+        colours = np.ascontiguousarray(array.T).view(RGB24)[..., 0].T
+        return write_nifti(path, colours, geometry, RGB24)
+    if geometry.film:
+        raise ValueError(f"{path.name}: a film has one grey or three 8-bit colour channels, got {volume.channels}")
+    data = np.moveaxis(array if len(shape) == 3 else array[..., np.newaxis], 0, -1)
+    return write_nifti(path, data, geometry, data.dtype)
 
 
 def fields_hold(geometry: Geometry) -> bool:
@@ -158,35 +191,61 @@ def fields_hold(geometry: Geometry) -> bool:
     return bool(np.array_equal(np.stack([fields[f"srow_{axis}"] for axis in "xyz"]), geometry.affine[:3]))
 
 
-def write_nifti(path: Path, data: np.ndarray, geometry: Geometry, dtype: np.dtype) -> None:
-    """Write an array (X, Y[, Z[, C]]) with scl_slope 1 and scl_inter 0.
+def write_nifti(path: Path, data: np.ndarray, geometry: Geometry, dtype: np.dtype) -> str:
+    """Write an array (X, Y[, Z[, C]]), of a film (X, Y, T), with scl_slope 1 and scl_inter 0.
 
-    Memory: one slab of the array beside the array itself.
+    Memory: a slab of the array for each thread beside the array itself.
+
+    Returns:
+        SHA-256 of the file, as hex digits.
     """
-    if path.name.endswith(".nii.gz"):
-        packer = isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
-    elif path.name.endswith(".nii"):
-        packer = None
-    else:
+    if not path.name.endswith((".nii.gz", ".nii")):
         raise UsageError(f"{path}: label maps and volumes are written as .nii.gz or .nii; give a name that ends so")
-    header = nifti_header(data.shape, geometry, dtype)
-    length = 0
-    with atomic_write(path) as temporary:
-        with open(temporary, "wb") as file:
-            for block in blocks(header, data, dtype):
-                packed = packer.compress(block) if packer else block
-                length += file.write(packed)
-            if packer:
-                length += file.write(packer.flush())
-            file.flush()
-        if temporary.stat().st_size != length:
-            raise OSError(errno.ENOSPC, f"{temporary.stat().st_size} bytes on disk, {length} were written")
-
-
-def blocks(header: nib.Nifti1Header, data: np.ndarray, dtype: np.dtype) -> Iterator[bytes | memoryview]:
-    """The bytes of a NIfTI file: header, no extension, voxels in Fortran order."""
+    packed = path.name.endswith(".gz")
+    header = nifti_header((*data.shape[:2], 1, *data.shape[2:]) if geometry.film else data.shape, geometry, dtype)
     start = header.binaryblock + b"\0\0\0\0"
-    yield start + b"\0" * (int(header["vox_offset"]) - len(start))
+    start += b"\0" * (int(header["vox_offset"]) - len(start))
+    pieces = blocks(start, data, dtype)
+    digest, length = hashlib.sha256(), 0
+    with atomic_write(path, len(start) + data.size * dtype.itemsize) as temporary:
+        with (
+            ThreadPoolExecutor(1) as beside,
+            open(temporary, "wb", buffering=0) as file,
+            closing(gzipped(pieces) if packed else pieces) as stream,
+        ):
+            for piece in stream:
+                hashed = beside.submit(digest.update, piece)
+                length += write_all(cast(BinaryIO, file), piece)
+                hashed.result()
+        check_length(temporary, length)
+        check_start(temporary, start, packed)
+    return digest.hexdigest()
+
+
+def write_all(file: BinaryIO, piece: Block) -> int:
+    """Write a piece, of which an unbuffered file may take a part at a time."""
+    left = memoryview(piece)
+    while left:
+        left = left[file.write(left) :]
+    return len(piece)
+
+
+def check_start(path: Path, start: bytes, packed: bool) -> None:
+    """Hold the header on disk against the one that was written."""
+    with open(path, "rb") as file:
+        found = file.read(2 * len(start))
+    if packed:
+        try:
+            found = isal_zlib.decompressobj(31).decompress(found, len(start))
+        except isal_zlib.error:  # type: ignore[misc]  # its stub takes the class for an object
+            found = b""
+    if found[: len(start)] != start:
+        raise OSError(errno.EIO, f"{path}: the header on disk is not the one that was written")
+
+
+def blocks(start: bytes, data: np.ndarray, dtype: np.dtype) -> Generator[Block, None, None]:
+    """The bytes of a NIfTI file: its header, then the voxels in Fortran order."""
+    yield start
     for volume in np.moveaxis(data, -1, 0) if data.ndim == 4 else (data,):
         plane_bytes = max(1, volume[..., :1].size * dtype.itemsize)
         depth = max(1, SLAB_BYTES // plane_bytes)
@@ -214,7 +273,7 @@ def nifti_header(shape: tuple[int, ...], geometry: Geometry, dtype: np.dtype) ->
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
     header["scl_slope"], header["scl_inter"] = 1, 0
-    if len(shape) == 4:
+    if len(shape) == 4 and not geometry.film:
         header["intent_code"] = VECTOR_INTENT  # channels, not time
     header["magic"] = header.single_magic
     header["vox_offset"] = header.single_vox_offset
@@ -222,8 +281,12 @@ def nifti_header(shape: tuple[int, ...], geometry: Geometry, dtype: np.dtype) ->
         for name, value in fields.items():
             header[name] = value
         return header
-    header.set_xyzt_units("mm")
-    header["pixdim"][1:4] = ([*geometry.spacing_mm, 1.0, 1.0, 1.0])[:3]
+    spacing = (*geometry.spacing_mm, 1.0, 1.0)[:3]
+    header.set_xyzt_units("mm", "sec" if geometry.film else None)
+    if geometry.film:
+        header["pixdim"][1:5] = (*spacing[:2], 1.0, spacing[2])
+        return header
+    header["pixdim"][1:4] = spacing
     if not geometry.has_world:
         return header
     header.set_sform(geometry.affine, code=1)

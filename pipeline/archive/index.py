@@ -1,52 +1,57 @@
 """`index`: what an archive holds, in one SQLite file: every volume with its geometry, its verdict and the reason.
 
 Headers are read, pixels are not. Series are called by salted hashes, and nothing of a header that names a patient is
-kept. The paths of the files are: here, in failures.csv and on the terminal, so an archive whose folders or files are
-named after people gives these names away. The file is written whole or not at all. A tree whose names, sizes and times
-did not change is not read again.
+kept unless it is asked for. The paths of the files are: here, in failures.csv and on the terminal, so an archive whose
+folders or files are named after people gives these names away; an exported table holds none.
 
-Tables:
-    meta       key, value: format, archive, salt, a digest of the tree
-    volumes    one row a volume, or what was found in its place: see `COLUMNS`; verdict is usable, stopped or listed
-    instances  path, size, modified, and the volume that the file belongs to
+A file whose size and time are as they were is not read again. A run that was killed is gone on with by the next; memory
+does not grow with the archive. `database.py` says what the tables are.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
+import json
 import logging
 import os
-import re
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import CaseError, UsageError
-from ...transforms.geometry import axis_codes
-from ...transforms.readers import Found, Source, dicom_stack, find_sources, source_geometry
-from ...transforms.volume import Entry, Geometry
+from ...transforms.read_options import DEFAULT, ReadOptions
 from ...transforms.writers import atomic_write
-from ..identity import case_id, salt_of
+from ...transforms.zip_files import check_archive, is_zip, remove_leftovers
+from ..identity import salt_of
 from ..outcome import Failure, Outcome
-from .naming import relative, source_id
+from .catalogue import Catalogue, Filter
+from .database import COLUMNS, PLACE_COLUMNS, begin, describe, explained, known, opened
+from .group import Group
+from .looking import Setting, Target
+from .scan import Scan
+from .sweep import sweep
+from .verify import verify as verify_files
 
 log = logging.getLogger(__name__)
 
-FORMAT = "1"
 DATABASE = Path("voxelwise-index.db")
-COLUMNS = (
-    *("id", "verdict", "code", "reason", "kind", "modality", "shape", "slices", "spacing_mm", "orientation"),
-    *("body_part", "part", "files", "place"),
-)
-SCHEMA = f"""
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE volumes (number INTEGER PRIMARY KEY, {", ".join(COLUMNS)});
-CREATE TABLE instances (path TEXT PRIMARY KEY, size INTEGER, modified INTEGER, volume INTEGER REFERENCES volumes);
-CREATE INDEX instances_volume ON instances (volume);
-"""
+VERDICTS = ("usable", "stopped", "listed")
+EXPORTED = tuple(column for column in COLUMNS if column not in PLACE_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """Rows of an index (`COLUMNS`), read from its file each time that they are asked for."""
+
+    db: Path
+    wanted: Filter
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        with Catalogue(self.db) as catalogue:
+            yield from catalogue.rows(self.wanted)
 
 
 def index(
@@ -55,168 +60,126 @@ def index(
     db: Path | str | None = None,
     modality: str | None = None,
     min_slices: int | None = None,
+    verdict: str | None = None,
     export: Path | str | None = None,
     salt: Path | str | None = None,
+    verify: bool = False,
+    workers: int | None = 1,
+    options: ReadOptions = DEFAULT,
 ) -> Outcome:
     """List every volume of an archive with its geometry, verdict and reason.
 
     Args:
-        archive: folder that is walked to its leaves, or a file.
+        archive: folder that is walked to its leaves, a zip archive, or a file.
         db: SQLite file; by default `voxelwise-index.db` in the current folder.
-        modality: return and export these alone, such as "CT" or "MR,PT".
-        min_slices: return and export what has as many slices or more.
-        export: CSV file of the same table.
+        modality: give and export these alone, such as "CT" or "MR,PT".
+        min_slices: give and export what has as many slices or more.
+        verdict: give and export these alone: usable, stopped, listed.
+        export: CSV file of the same table, without paths.
         salt: text file with the salt of the ids, so that they agree with those of `convert --salt`.
+        verify: read every file whole, and stop what holds something else than was recorded.
+        workers: processes that look into files.
+        options: the ways out that the user has chosen.
 
     Returns:
         `done` are the ids of usable volumes, `failures` what was stopped; `facts["volumes"]` are the rows (`COLUMNS`).
+
+    Raises:
+        UsageError: a missing or empty archive, a database that is none of ours.
+        UnsafeInputError: the archive is a zip file that must not be unpacked.
+        FolderInUseError: another run works on the database.
     """
     root, path = Path(archive), Path(db) if db is not None else DATABASE
     if not root.exists():
         raise UsageError(f"{root} does not exist; give the folder of an archive")
-    known = _known(path, root)
-    secret = salt_of(Path(), Path(salt)) if salt is not None else known.get("salt", "")
-    tree = {relative(file, root): state for file, state in _files(root, path)}
-    if known.get("tree") == _tree_digest(tree) and known.get("salt") == secret:
-        log.info("nothing changed since the last run; the index is as it was")
-        rows = _read(path)
-    else:
-        rows = _write(path, root, tree, find_sources(root), secret or os.urandom(16).hex())
-    outcome = _outcome(path, rows)
-    chosen = [row for row in rows if _is_chosen(row, modality, min_slices)]
-    if export is not None:
-        with atomic_write(Path(export)) as part, part.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *chosen])
-    return Outcome(outcome.out, outcome.done, (), outcome.failures, facts={"volumes": chosen})
-
-
-def _known(path: Path, root: Path) -> dict[str, str]:
-    """What the file of an earlier run says of itself; empty where there is none."""
-    if not path.exists():
-        return {}
+    wanted = _filter(modality, min_slices, verdict)
+    if export is not None and (Path(export).is_dir() or not Path(export).parent.is_dir()):
+        raise UsageError(f"--export {export}: give the name of a file in a folder that is there")
     try:
-        with closing(sqlite3.connect(f"file:{path.resolve()}?mode=ro".replace("%", "%25"), uri=True)) as base:
-            known = dict(base.execute("SELECT key, value FROM meta"))
-    except sqlite3.DatabaseError:
-        raise UsageError(f"--db {path}: is there and is no index of voxelwise; give another name") from None
-    if known.get("format") != FORMAT:
-        raise UsageError(
-            f"--db {path}: has format {known.get('format')}, expected {FORMAT}; delete it or give another name"
-        )
-    if known.get("archive") != str(root.resolve()):
-        raise UsageError(f"--db {path}: is the index of {known.get('archive')}; delete it or give another name")
-    return known
+        _update(root, path, salt, options, workers or 1, verify)
+    except sqlite3.OperationalError as error:
+        raise explained(error, path) from error
+    volumes = Volumes(path, wanted)
+    if export is not None:
+        _export(volumes, Path(export))
+    return _outcome(path, volumes)
 
 
-def _files(root: Path, db: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
-    """Every regular file below, with size and time; links are not followed."""
+def _update(root: Path, path: Path, salt: Path | str | None, options: ReadOptions, workers: int, verify: bool) -> None:
+    """Bring the database up to date."""
+    old = known(path, root)
     if root.is_file():
-        state = root.stat()
-        yield root, (state.st_size, state.st_mtime_ns)
-        return
-    own = db.resolve()
-    for top, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(top) / name
-            state = path.lstat()
-            if path.resolve() != own:
-                yield path, (state.st_size, state.st_mtime_ns)
+        _refuse_unsafe(root)
+    if not old and root.is_dir() and _is_empty(root):
+        raise UsageError(f"{root} is empty; give a file or a folder with images")
+    secret = salt_of(Path(), Path(salt)) if salt is not None else old.get("salt") or os.urandom(16).hex()
+    meta = describe(root, secret, options)
+    remove_leftovers()
+    top = root.resolve()
+    setting = Setting(str(top if top.is_dir() else top.parent), secret, options, alone=top.is_file())
+    own = frozenset(f"{path.resolve()}{end}" for end in ("", "-journal", "-wal", "-shm"))
+    with closing(opened(path)) as base:
+        begin(base, meta, old)
+        scan = Scan(base, setting, workers, own)
+        if setting.alone:
+            state = top.stat()
+            scan.look([Target(str(top), state.st_size, state.st_mtime_ns)])
+        else:
+            scan.tree(setting.root)
+        sweep(scan)
+        if verify:
+            verify_files(scan)
+        if scan.changed or old.get("finished") != "1" or meta["options"] != old.get("options"):
+            Group(base, setting, workers).run()
+        else:
+            log.info("nothing changed since the last run; the index is as it was")
+        base.execute("UPDATE meta SET value = '1' WHERE key = 'finished'")
 
 
-def _tree_digest(tree: dict[str, tuple[int, int]]) -> str:
-    digest = hashlib.sha256()
-    for name, (size, modified) in sorted(tree.items()):
-        digest.update(f"{name}\0{size}\0{modified}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+def _refuse_unsafe(archive: Path) -> None:
+    """Refuse a zip archive that must not be unpacked before a database is made of it."""
+    with suppress(CaseError, OSError), archive.open("rb") as opened_file:
+        if is_zip(opened_file.read(4)):
+            check_archive(archive)
 
 
-def _rows(found: Found, root: Path, salt: str) -> Iterator[tuple[dict[str, Any], Sequence[Path]]]:
-    """Volumes, then what was stopped, then what is no volume."""
-    for source in found.sources:
-        row = {
-            "id": source_id(source, salt, root),
-            "kind": source.kind,
-            "modality": source.modality,
-            "part": source.part,
-        }
-        try:
-            yield {**row, "verdict": "usable", **_facts(source)}, source.files
-        except CaseError as error:
-            yield {**row, "verdict": "stopped", "code": error.code, "reason": str(error)}, source.files
-    for stop in found.stopped:
-        place = relative(stop.files[0], root) if stop.files else ""
-        row = {"id": case_id(salt, place), "verdict": "stopped", "code": stop.code, "reason": stop.message}
-        yield row, stop.files
-    for entry in found.listed:
-        place = relative(entry.files[0], root) if entry.files else ""
-        yield {"id": case_id(salt, place), "verdict": "listed", "reason": entry.reason}, entry.files
+def _is_empty(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return next(entries, None) is None
 
 
-def _facts(source: Source) -> dict[str, Any]:
-    """Geometry and what else the headers tell."""
-    entries: tuple[Entry, ...] = ()
-    body_part = ""
-    if source.kind == "dicom":
-        stack = dicom_stack(source)
-        geometry = Geometry(stack.shape, stack.affine, has_world=not stack.picture)
-        entries = (*stack.repairs, *stack.notes)
-        body_part = str(stack.slices[0].facts.get("BodyPartExamined", ""))
-    else:
-        geometry = source_geometry(source)[0]
-    return {
-        "shape": "x".join(str(side) for side in geometry.shape),
-        "slices": geometry.shape[2] if len(geometry.shape) > 2 else 1,
-        "spacing_mm": "x".join(f"{step:.4g}" for step in geometry.spacing_mm) if geometry.has_world else None,
-        "orientation": axis_codes(geometry.affine) if geometry.has_world else None,
-        "body_part": body_part if re.fullmatch(r"[A-Z0-9 _]{1,16}", body_part) else None,
-        "code": ", ".join(sorted({entry.code for entry in entries})) or None,
-        "reason": "; ".join(entry.detail for entry in entries) or None,
-    }
+def _filter(modality: str | None, min_slices: int | None, verdict: str | None) -> Filter:
+    words = tuple(word.strip().upper() for word in (modality or "").split(",") if word.strip())
+    verdicts = tuple(word.strip().lower() for word in (verdict or "").split(",") if word.strip())
+    if strange := set(verdicts) - set(VERDICTS):
+        raise UsageError(f"--verdict {min(strange)}: expected one or several of {', '.join(VERDICTS)}")
+    return Filter(words, min_slices, verdicts)
 
 
-def _write(path: Path, root: Path, tree: dict[str, tuple[int, int]], found: Found, salt: str) -> list[tuple[Any, ...]]:
-    meta = {"format": FORMAT, "archive": str(root.resolve()), "salt": salt, "tree": _tree_digest(tree)}
-    rows = list(_rows(found, root, salt))
-    with atomic_write(path) as part, closing(sqlite3.connect(part)) as base:
-        base.executescript(SCHEMA)
-        base.executemany("INSERT INTO meta VALUES (?, ?)", sorted(meta.items()))
-        owner: dict[str, int] = {}
-        for number, (row, files) in enumerate(rows, start=1):
-            places = [relative(file, root) for file in files]
-            row.update(files=len(files), place=os.path.commonpath(places) if places else "")
-            base.execute(
-                f"INSERT INTO volumes VALUES ({','.join('?' * (len(COLUMNS) + 1))})",
-                (number, *(_text(row.get(column)) for column in COLUMNS)),
-            )
-            owner.update(dict.fromkeys(places, number))
-        instances = ((_text(name), *state, owner.get(name)) for name, state in sorted(tree.items()))
-        base.executemany("INSERT OR IGNORE INTO instances VALUES (?, ?, ?, ?)", instances)
-        base.commit()
-    return _read(path)
+def _export(volumes: Volumes, path: Path) -> None:
+    """Write the table without the columns that hold paths."""
+    places = [COLUMNS.index(column) for column in EXPORTED]
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(EXPORTED)
+        for row in volumes:
+            named = dict(zip(COLUMNS, row, strict=True))
+            codes = {name: ", ".join(codes_of(named[name])) for name in ("repairs", "notes")}
+            writer.writerow([{**named, **codes}[COLUMNS[place]] for place in places])
 
 
-def _read(path: Path) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(path)) as base:
-        return list(base.execute(f"SELECT {', '.join(COLUMNS)} FROM volumes ORDER BY number"))
+def codes_of(text: str | None) -> list[str]:
+    """The codes of repairs or notes as they are kept."""
+    return sorted({entry["code"] for entry in json.loads(text or "[]")})
 
 
-def _text(value: Any) -> Any:
-    """A value that SQLite takes: a name that is no text has its odd bytes escaped."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-def _outcome(path: Path, rows: Sequence[Sequence[Any]]) -> Outcome:
-    named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-    failures = [
-        Failure(row["id"], (row["place"],), row["code"], row["reason"]) for row in named if row["verdict"] == "stopped"
-    ]
-    return Outcome(path, tuple(row["id"] for row in named if row["verdict"] == "usable"), (), tuple(failures))
-
-
-def _is_chosen(row: Sequence[Any], modality: str | None, min_slices: int | None) -> bool:
-    named = dict(zip(COLUMNS, row, strict=True))
-    wanted = {word.strip().upper() for word in modality.split(",")} if modality else None
-    if wanted is not None and (named["modality"] or "").upper() not in wanted:
-        return False
-    return min_slices is None or (named["slices"] or 0) >= min_slices
+def _outcome(path: Path, volumes: Volumes) -> Outcome:
+    with Catalogue(path) as catalogue:
+        done = tuple(row[0] for row in catalogue.rows(Filter(verdict=("usable",)), ("id",)))
+        columns = ("id", "place", "code", "reason")
+        stopped = catalogue.rows(Filter(verdict=("stopped",)), columns)
+        failures = tuple(Failure(case, (place,), code, reason) for case, place, code, reason in stopped)
+        counts = dict(
+            catalogue.base.execute("SELECT kind, count(*) FROM instances GROUP BY kind ORDER BY kind").fetchall()
+        )
+    return Outcome(path, done, (), failures, facts={"volumes": volumes, "files": counts})

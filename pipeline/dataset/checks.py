@@ -97,13 +97,21 @@ def check_grid(image: Geometry, other: Geometry, what: str, reference: str) -> N
             "correct the pair, or leave the case out",
             "grid-shape",
         )
-    if not (image.has_world and other.has_world):
+    if image.has_world != other.has_world and len(image.shape) > 2:
+        without = reference if other.has_world else what
+        raise CaseError(
+            f"{what} and {reference}: {without} has no world coordinates and the other one has, so nothing says that "
+            "they lie on one grid; correct the pair, or leave the case out",
+            "grid-place",
+        )
+    if image.has_world != other.has_world:  # a picture and its mask in another format
         return
     apart = grid_difference(image, other)
     if not apart <= GRID_TOLERANCE_VOXELS:
         raise CaseError(
             f"{what} lies up to {apart:.2f} voxels away from {reference} (same shape, other affine; at most "
-            f"{GRID_TOLERANCE_VOXELS} is allowed): correct the pair, or leave the case out",
+            f"{GRID_TOLERANCE_VOXELS} is allowed): correct the pair, or make the data set with `voxelwise dataset "
+            "--resample-label`",
             "grid-place",
         )
 

@@ -30,9 +30,10 @@ from ...transforms.volume import Volume
 from ...transforms.writers import atomic_write, write_json, write_label_map, write_text
 from ..archive.convert import convert
 from ..archive.index import index
+from ..archive.records import series_id
 from ..dataset.plan import plan
 from ..evaluation.evaluate import evaluate
-from ..identity import case_id, salt_of
+from ..identity import salt_of
 from ..inference.predict import predict
 from ..manifest import Outcome, OutputFolder
 from ..overlays import overlay
@@ -93,7 +94,7 @@ def demo(
         with _stage(folder, "2/7 indexing and converting it"):
             inventory = index(truth.archive, db=out / "index.db", export=out / "index.csv", salt=salt)
             convert(truth.labelled, out / "converted", salt=salt, overwrite=overwrite)
-            cases = {case_id(salt_of(out, salt), subject.series_uid): subject for subject in truth.subjects}
+            cases = {series_id(salt_of(out, salt), subject.series_uid): subject for subject in truth.subjects}
             _dataset(out / "dataset", out / "converted", {c: s for c, s in cases.items() if not s.new})
         with _stage(folder, "3/7 planning and training"):
             made_plan = plan(out / "dataset", seed=seed, **PLAN, **_patch(made))

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CaseError, UsageError
+from ...transforms.read_options import DEFAULT, ReadOptions
 from ...transforms.readers import Found, Source, find_sources, only_source
+from ...transforms.zip_files import archive_of
 from ..archive.naming import relative
 from ..dataset.layouts import is_dataset, read_dataset
 from ..model_folder import ModelFolder
@@ -38,6 +40,11 @@ class Job:
         return tuple(dict.fromkeys(file for source in self.sources for file in source.files))
 
     @property
+    def on_disk(self) -> tuple[Path, ...]:
+        """The files as they lie on the disk: a zip archive in the place of its members."""
+        return tuple(dict.fromkeys(archive_of(file) or file for file in self.files))
+
+    @property
     def kind(self) -> str:
         """Of the source: dicom, nifti, itk or picture."""
         return self.sources[0].kind
@@ -54,13 +61,14 @@ class Inputs:
     rubbish: int = 0
 
 
-def gather(path: Path, model: ModelFolder, fold: str | None = None) -> Inputs:
+def gather(path: Path, model: ModelFolder, fold: str | None = None, options: ReadOptions = DEFAULT) -> Inputs:
     """Find the cases behind a path.
 
     Args:
         path: file, folder or data set.
         model: whose number of channels the cases must have.
         fold: of a data set, only the validation cases of this fold.
+        options: how sources are read where the default would stop.
 
     Raises:
         UsageError: a missing path, an empty folder, a folder without any volume, a fold that is not there.
@@ -68,8 +76,8 @@ def gather(path: Path, model: ModelFolder, fold: str | None = None) -> Inputs:
     if not path.exists():
         raise UsageError(f"{path} does not exist; give a file, a folder with images, or a data set")
     if is_dataset(path):
-        return _of_dataset(path, model, fold)
-    found = find_sources(path)
+        return _of_dataset(path, model, fold, options)
+    found = find_sources(path, options)
     jobs, failures = _grouped(found, path, model.network.in_channels)
     failures = [*[_stopped(one.files, one.code, one.message, path) for one in found.stopped], *failures]
     if not jobs and not failures:
@@ -108,7 +116,7 @@ def validation_cases(model: ModelFolder, fold: str) -> tuple[tuple[str, ...], tu
     return names
 
 
-def _of_dataset(path: Path, model: ModelFolder, fold: str | None) -> Inputs:
+def _of_dataset(path: Path, model: ModelFolder, fold: str | None, options: ReadOptions) -> Inputs:
     dataset = read_dataset(path, unlabelled=fold is None)
     failures = list(dataset.failures)
     cases = list(dataset.cases)
@@ -128,7 +136,7 @@ def _of_dataset(path: Path, model: ModelFolder, fold: str | None) -> Inputs:
     jobs = []
     for case in cases:
         try:
-            sources = tuple(_sources_of(image, model.network.in_channels) for image in case.images)
+            sources = tuple(_sources_of(image, model.network.in_channels, options) for image in case.images)
             flat = [source for group in sources for source in group]
             jobs.append(Job((_named(flat[0], case.name), *flat[1:])))
         except CaseError as error:
@@ -137,13 +145,13 @@ def _of_dataset(path: Path, model: ModelFolder, fold: str | None) -> Inputs:
     return Inputs(dataset.root, tuple(jobs), tuple(failures))
 
 
-def _sources_of(image: Path, channels: int) -> tuple[Source, ...]:
+def _sources_of(image: Path, channels: int, options: ReadOptions) -> tuple[Source, ...]:
     """The source of an image, or the volumes of a 4D file that holds all channels."""
     if channels > 1 and image.is_file():
-        found = find_sources(image).sources
+        found = find_sources(image, options).sources
         if len(found) == channels and all(source.part is not None for source in found):
             return found
-    return (only_source(image),)
+    return (only_source(image, options),)
 
 
 def _grouped(found: Found, root: Path, channels: int) -> tuple[list[Job], list[Failure]]:

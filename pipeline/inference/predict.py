@@ -24,6 +24,7 @@ from nibabel.spatialimages import SpatialImage
 from ...errors import CaseError, UsageError
 from ...transforms.loading import load_channels
 from ...transforms.located import affine_of, plain
+from ...transforms.read_options import DEFAULT, ReadOptions
 from ...transforms.readers import read_source
 from ...transforms.volume import Geometry, Volume
 from ...transforms.writers import atomic_write
@@ -35,6 +36,7 @@ from ..manifest import Outcome, OutputFolder, digest_of, salt_of
 from ..model_folder import ModelFolder
 from ..overlays import overlay
 from ..refusals import refusal, refuse_overlap
+from .checks import check_fill, filled
 from .export import check_target, suffix_of, write_labels
 from .inputs import Inputs, Job, gather
 from .predictor import Predictor, load_predictor
@@ -78,6 +80,8 @@ def predict(
     network: str | None = None,
     overwrite: bool = False,
     preview: bool = False,
+    options: ReadOptions = DEFAULT,
+    fill_nan: str | None = None,
     workers: int | None = None,
 ) -> Outcome:
     """Segment every volume behind `input`.
@@ -97,6 +101,9 @@ def predict(
         network: `path/to/file.py:Class` again, where the model's network is a user's own.
         overwrite: start anew.
         preview: write a picture of each case into `previews/` too.
+        options: how sources are read where the default would stop, or take everything.
+        fill_nan: "min": voxels that are NaN or infinite get the least value of their channel; without it they stop
+            their case.
         workers: 1 reads and predicts in turn; with 2 or more, the default on a GPU, the next case is read while the
             network works on this one.
 
@@ -108,12 +115,13 @@ def predict(
         UnsafeInputError: weights that must not be opened.
     """
     keep_heap()
-    options = {"fold": fold, "device": device, "precision": precision, "overlap": overlap, "tta": tta}
-    predictor = _loaded(model, network=network, **options)
+    check_fill(fill_nan)
+    settings_of = {"fold": fold, "device": device, "precision": precision, "overlap": overlap, "tta": tta}
+    predictor = _loaded(model, network=network, **settings_of)
     root, target = Path(input), Path(out)
     refuse_overlap(root, target, walked=not is_dataset(root))
     chosen = None if fold is None else str(fold)
-    inputs = gather(root, predictor.model, chosen)
+    inputs = gather(root, predictor.model, chosen, options)
     settings = {
         "model": _mark_of(predictor),
         "folds": list(predictor.folds),
@@ -121,6 +129,8 @@ def predict(
         "tta_axes": list(predictor.tta_axes),
         "precision": predictor.precision,
         "name": name,
+        **({"read": dict(options.chosen())} if options != DEFAULT else {}),
+        **({"fill_nan": fill_nan} if fill_nan else {}),
         "salt": None if salt is None else case_id(salt_of(target, Path(salt)), "salt").removeprefix("case-"),
     }
     facts = {"device": str(predictor.device), "engine": "torch", "threads": torch.get_num_threads()}
@@ -135,7 +145,8 @@ def predict(
             stopped = folder.fail(failure.case, failure.files, CaseError(failure.message, failure.code))
             log.warning("%s: stopped: %s", stopped.case, stopped.message)
         ahead = workers > 1 if workers is not None else predictor.device.type == "cuda"
-        _predict_all(folder, tasks, inputs.root, predictor, ahead=ahead)
+        read = partial(read_case, options=options, fill_nan=fill_nan)
+        _predict_all(folder, tasks, inputs.root, predictor, read, ahead=ahead)
         return folder.finish(listed=len(inputs.listed), rubbish=inputs.rubbish)
 
 
@@ -170,15 +181,17 @@ def predict_volume(
         CaseError: an image that the model cannot take.
         TypeError: an image of another kind.
     """
-    options = {"fold": fold, "device": device, "precision": precision, "overlap": overlap, "tta": tta}
-    predictor = _loaded(model, network=network, **options)
+    settings_of = {"fold": fold, "device": device, "precision": precision, "overlap": overlap, "tta": tta}
+    predictor = _loaded(model, network=network, **settings_of)
     volume, give_back = _as_volume(image)
     return give_back(predictor.labels(volume))
 
 
-def read_case(job: Job) -> Volume:
+def read_case(job: Job, *, options: ReadOptions = DEFAULT, fill_nan: str | None = None) -> Volume:
     """The volume of a case, its channels put together."""
-    return read_source(job.sources[0]) if len(job.sources) == 1 else load_channels(job.sources)
+    one = len(job.sources) == 1
+    volume = read_source(job.sources[0], options) if one else load_channels(job.sources, options=options)
+    return filled(volume) if fill_nan else volume
 
 
 def _loaded(model: Model, **options: Any) -> Predictor:
@@ -198,31 +211,55 @@ def _tasks(inputs: Inputs, folder: OutputFolder, salt: str, template: str | None
             )
         for job in jobs:
             check_target(folder.out, job.kind)
-        return [Task(_base(folder.out), job, folder.out) for job in jobs]
+        tasks = [Task(_base(folder.out), job, folder.out) for job in jobs]
+        _refuse_inputs(tasks)
+        return tasks
     names = case_names([job.sources[0] for job in jobs], inputs.root, salt=salt, template=template)
     tasks = [
         Task(case, job, folder.out / f"{case}{suffix_of(job.kind)}") for case, job in zip(names, jobs, strict=True)
     ]
-    sources = {file.resolve() for job in jobs for file in job.files}
-    for task in tasks:
-        if task.target.resolve() in sources:
-            raise UsageError(f"{task.target} is an input; nothing is written over what is read, choose another OUT")
+    _refuse_inputs(tasks)
     return tasks
 
 
-def _predict_all(folder: OutputFolder, tasks: Sequence[Task], root: Path, predictor: Predictor, *, ahead: bool) -> None:
+def _refuse_inputs(tasks: Sequence[Task]) -> None:
+    """Nothing is written over what is read, under whatever name: links are looked through, hard ones too."""
+    identities = {_identity(file) for task in tasks for file in task.job.on_disk} - {None}
+    for task in tasks:
+        if _identity(task.target) in identities:
+            raise UsageError(f"{task.target} is an input; nothing is written over what is read, choose another OUT")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file is on its disk; None where there is none."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def _predict_all(
+    folder: OutputFolder,
+    tasks: Sequence[Task],
+    root: Path,
+    predictor: Predictor,
+    read_one: Callable[[Job], Volume],
+    *,
+    ahead: bool,
+) -> None:
     left = []
     for task in tasks:
         try:
             known = task.case in folder.records and all(path.is_file() for path in task.files)
-            done = known and folder.is_done(task.case, digest_of(task.job.files))
+            done = known and folder.is_done(task.case, digest_of(task.job.on_disk))
         except OSError:
             done = False  # an input that cannot be read is stopped below, with the others
         if not done:
             left.append(task)
     if len(left) < len(tasks):
         log.info("%d of %d are there already", len(tasks) - len(left), len(tasks))
-    for number, (task, read) in enumerate(_read_all(left, ahead=ahead), start=1):
+    for number, (task, read) in enumerate(_read_all(left, read_one, ahead=ahead), start=1):
         started = time.monotonic()
         try:
             volume = read()
@@ -235,7 +272,7 @@ def _predict_all(folder: OutputFolder, tasks: Sequence[Task], root: Path, predic
                     temporary.write_bytes(picture)
             folder.note(task.case, *volume.repairs, *volume.notes)
             seconds = time.monotonic() - started
-            folder.record(task.case, task.files, digest_of(task.job.files), seconds=seconds)
+            folder.record(task.case, task.files, digest_of(task.job.on_disk), seconds=seconds)
             log.info("predicted %d of %d: %s", number, len(left), task.case)
         except Exception as error:
             files = [relative(file, root) for file in task.job.files]
@@ -243,19 +280,21 @@ def _predict_all(folder: OutputFolder, tasks: Sequence[Task], root: Path, predic
             log.warning("%s: stopped: %s", task.case, failure.message)
 
 
-def _read_all(tasks: Sequence[Task], *, ahead: bool) -> Iterator[tuple[Task, Callable[[], Volume]]]:
+def _read_all(
+    tasks: Sequence[Task], read_one: Callable[[Job], Volume], *, ahead: bool
+) -> Iterator[tuple[Task, Callable[[], Volume]]]:
     """Each task with a call that gives its volume; `ahead` reads the next one in a thread meanwhile."""
     if not ahead or len(tasks) < 2:
         for task in tasks:
-            yield task, partial(read_case, task.job)
+            yield task, partial(read_one, task.job)
         return
     with ThreadPoolExecutor(1) as pool:
-        waiting: Future[Volume] = pool.submit(read_case, tasks[0].job)
+        waiting: Future[Volume] = pool.submit(read_one, tasks[0].job)
         for task, following in zip(tasks, [*tasks[1:], None], strict=True):
             volume = waiting
             volume.exception()  # read to its end before the next one starts: two volumes at most are held
             if following is not None:
-                waiting = pool.submit(read_case, following.job)
+                waiting = pool.submit(read_one, following.job)
             yield task, volume.result
 
 

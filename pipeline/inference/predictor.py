@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import Compose
 
-from ...errors import CaseError, UsageError
+from ...errors import UsageError
 from ...networks.base import SegmentationNetwork
 from ...transforms.chains import LABELS, build_chain, preprocessing_steps, run_chain
 from ...transforms.located import affine_of, plain
@@ -20,14 +18,12 @@ from ...transforms.restore import restore_labels
 from ...transforms.volume import Volume
 from ..devices import memory_format, resolve_device, resolve_precision
 from ..model_folder import ModelFolder, load_network, read_model_folder, select_folds
+from .checks import check_dimensions, check_modality
 from .export import to_values
 from .stitch import score_planes
 
 WINDOW_VOXELS = {"cpu": 1 << 16, "cuda": 1 << 21}  # windows of fewer voxels are put together up to this
 LARGEST_BATCH = 16
-SPELLINGS = {"MRI": "MR", "PET": "PT", "PICTURE": "picture", "RGB": "picture"}
-COMPARABLE = {"CT", "MR", "PT", "US", "picture"}
-MEDIAN_HU = (-1100, 500)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +73,11 @@ class Predictor:
         Memory: the preprocessed image, the scores of one slab, the label map.
 
         Raises:
-            CaseError: another modality, channels or values than the model takes; scores that are not finite.
+            CaseError: another modality, dimension, channels or values than the model takes; voxels or scores that
+                are not finite.
         """
         check_modality(volume, self.model.plan)
+        check_dimensions(volume, self.model.network.spatial_dims, self.patch)
         image = run_chain(self.chain, {"image": volume})["image"]
         shape, affine = tuple(image.shape[1:]), affine_of(image)
         planes = score_planes(
@@ -149,38 +147,3 @@ def load_predictor(
         precision=resolve_precision(precision, chosen),
         window_batch=window_batch or max(1, min(LARGEST_BATCH, room)),
     )
-
-
-def check_modality(volume: Volume, plan: Mapping[str, Any]) -> None:
-    """Refuse a volume of another modality than the model's, or a CT whose values are no Hounsfield units.
-
-    Raises:
-        CaseError: `modality` or `not-hu`.
-    """
-    wanted, found = (_spelled(word) for word in (str(plan.get("modality", "")), volume.modality))
-    if wanted in COMPARABLE and found in COMPARABLE and wanted != found:
-        raise CaseError(
-            f"the image is {found}, the model was trained on {wanted}; predict it with a model for {found}", "modality"
-        )
-    if wanted != "CT":
-        return
-    told = next((note.detail for note in volume.notes if note.code == "not-hu"), "")
-    median = float(np.median(_thinned(volume.array[0])))
-    low, high = MEDIAN_HU
-    if told or not (low <= median <= high or math.isnan(median)):
-        reason = told or f"their median is {median:g}, expected {low} to {high}"
-        raise CaseError(
-            f"the values are no Hounsfield units, which the model takes: {reason}; convert them first", "not-hu"
-        )
-
-
-def _spelled(modality: str) -> str:
-    word = modality.strip().upper()
-    return SPELLINGS.get(word, word)
-
-
-def _thinned(array: np.ndarray) -> np.ndarray:
-    """About a million evenly spread voxels; enough for a median, however large the volume."""
-    step = max(1, math.ceil((array.size / 1e6) ** (1 / array.ndim)))
-    every: Sequence[slice] = [slice(None, None, step)] * array.ndim
-    return array[tuple(every)]

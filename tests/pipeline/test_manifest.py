@@ -336,3 +336,33 @@ def test_names_that_are_no_text_do_not_stop_the_books(tmp_path: Path) -> None:
     outcome, _ = work(tmp_path, ("a", odd))
     assert outcome.failures[0].message == r"bad\udcff\n.dcm.dcm: no pixels"
     assert (tmp_path / "failures.csv").read_text().count("\n") == 2
+
+
+def test_wrong_use_leaves_a_new_folder_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="wrong"), OutputFolder(tmp_path / "a" / "b", "convert", SETTINGS) as folder:  # noqa: PT012
+        (folder.folder / "salt.txt").write_text("made by the run")
+        raise UsageError("wrong")
+    assert not (tmp_path / "a").exists()
+
+
+def test_wrong_use_leaves_earlier_books_as_they_were(tmp_path: Path) -> None:
+    work(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="wrong"), OutputFolder(tmp_path, "convert", SETTINGS):
+        raise UsageError("wrong")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_state_of_the_inputs_is_known_to_the_next_run(tmp_path: Path) -> None:
+    """Also to one that follows a broken run, and it stands in no manifest."""
+    with pytest.raises(ZeroDivisionError), OutputFolder(tmp_path, "convert", SETTINGS) as folder:  # noqa: PT012
+        (tmp_path / "a.txt").write_text("a")
+        folder.record("a", {tmp_path / "a.txt": file_digest(tmp_path / "a.txt")}, "inputs", stamp="state of a")
+        raise ZeroDivisionError
+    with OutputFolder(tmp_path, "convert", SETTINGS) as folder:
+        assert (folder.stamp_of("a"), folder.stamp_of("b")) == ("state of a", None)
+        assert folder.is_done("a", "inputs")
+        folder.finish()
+    with OutputFolder(tmp_path, "convert", SETTINGS) as folder:
+        assert folder.stamp_of("a") == "state of a"
+    assert "state of a" not in (tmp_path / "manifest.json").read_text()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from voxelwise.errors import CaseError, UnsafeInputError, UsageError
-from voxelwise.pipeline.refusals import refusal, refuse_overlap
+from voxelwise.pipeline.refusals import refusal, refuse_missing, refuse_overlap
 
 
 def test_an_output_inside_its_input(tmp_path: Path) -> None:
@@ -53,3 +53,12 @@ def test_memory_behind_another_error() -> None:
     found = refusal(wrapped, ["x.nii"])
     assert found is not None
     assert found.code == "memory"
+
+
+def test_an_input_that_is_not_there_or_holds_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere does not exist; give a file or a folder"):
+        refuse_missing(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="is empty; give a file or a folder"):
+        refuse_missing(tmp_path)
+    (tmp_path / "file").touch()
+    refuse_missing(tmp_path)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from pathlib import Path
 
 import pytest
-from voxelwise.scripts.terminal import Terminal, one_line, table
+from voxelwise.pipeline.outcome import Outcome
+from voxelwise.scripts.terminal import Terminal, finish, one_line, table
+from voxelwise.transforms.volume import Entry
 
 
 class Screen(io.StringIO):
@@ -57,3 +60,23 @@ def test_tables_are_as_wide_as_they_need_to_be() -> None:
 
 def test_one_line() -> None:
     assert one_line(" a \n\n b\x1b[31m \udcff") == r"a b\x1b[31m \udcff"
+
+
+def test_what_is_no_volume_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    finish("convert", Outcome(Path("out"), ("a",), facts={"listed": 6}), as_json=False)
+    assert capsys.readouterr().err == (
+        "convert: 1 in = 1 done + 0 stopped + 0 skipped; 6 found that are no volumes -> out\n"
+    )
+
+
+def test_notes_are_one_line_a_code_with_the_number_of_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    """A thousand of one code hide none of the other."""
+    flood = tuple(Entry("padding", f"slice {number}") for number in range(1000))
+    notes = {"a": flood, "b": (flood[0], Entry("uneven", "once"))}
+    outcome = Outcome(Path("out\x1b[31m"), ("a", "b"), notes=notes)
+    assert finish("convert", outcome, as_json=False) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "convert: 2 in = 2 done + 0 stopped + 0 skipped; 1002 repairs and notes -> out\\x1b[31m",
+        "  padding: 2 cases",
+        "  uneven: 1 case",
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,11 @@ import pytest
 from PIL import Image
 from voxelwise.errors import CaseError
 from voxelwise.transforms.pictures import picture_shape, read_picture
+
+
+def codes(path: Path) -> set[str]:
+    """Codes of the notes but the one that every picture has."""
+    return {note.code for note in read_picture(path).notes} - {"no-world-coordinates"}
 
 
 def test_grey_and_colour_keep_their_values_and_axes(tmp_path: Path) -> None:
@@ -77,6 +84,62 @@ def test_what_is_no_single_picture_stops(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(CaseError, match=r"no picture in PNG, JPEG, TIFF or GIF format \(10 bytes\)"):
         read_picture(tmp_path / "text.png")
+
+
+def test_deep_and_strange_colours(tmp_path: Path) -> None:
+    """Values are kept, or a note says what became of them."""
+    deep = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    np.testing.assert_array_equal(read_picture(tmp_path / "deep.tif").array[0], deep.T)
+    real = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    Image.fromarray(real).save(tmp_path / "real.tif")
+    np.testing.assert_array_equal(read_picture(tmp_path / "real.tif").array[0], real.T)
+    Image.fromarray(np.zeros((3, 4, 4), np.uint8), mode=None).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    assert codes(tmp_path / "cmyk.jpg") == {"colour-converted"}
+    colours = np.zeros((3, 4, 3), ">u2").tobytes()
+    rows = b"".join(b"\0" + colours[row * 24 : row * 24 + 24] for row in range(3))
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 4, 3, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    data = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    (tmp_path / "deep_colour.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    assert codes(tmp_path / "deep_colour.png") == {"depth-reduced"}
+
+
+def test_rows_are_kept_where_a_viewer_would_turn_them(tmp_path: Path) -> None:
+    """A mask drawn beside the file may be turned or not: nothing is guessed, and it is said."""
+    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_picture(tmp_path / "turned.png").array[0], np.asarray(image).T)
+    assert codes(tmp_path / "turned.png") == {"exif-orientation"}
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.tif"])
+def test_a_cut_or_changed_picture_is_right_or_stops(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (40, 30), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    right = read_picture(tmp_path / name).array
+    stopped = set()
+    for length in (*range(0, len(whole), max(1, len(whole) // 25)), len(whole) - 1):
+        (tmp_path / name).write_bytes(whole[:length])
+        try:
+            np.testing.assert_array_equal(read_picture(tmp_path / name).array, right)
+        except CaseError as error:
+            stopped.add(error.code)
+    assert stopped == {"truncated", "not-a-picture"}
+
+
+def test_a_bomb_stops_whatever_pillow_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    Image.new("1", (20000, 9000)).save(tmp_path / "bomb.png")
+    with pytest.raises(CaseError, match="20000 x 9000 pixels, limit"):
+        picture_shape(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(CaseError, match="decompression bomb"):
+        read_picture(tmp_path / "bomb.png")
 
 
 @pytest.mark.parametrize(

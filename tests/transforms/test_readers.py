@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import label_phantoms
 import nibabel as nib
 import numpy as np
 import phantoms
@@ -15,7 +21,10 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImage
 from PIL import Image
 from voxelwise.errors import CaseError, UsageError
+from voxelwise.transforms import look, readers
+from voxelwise.transforms.dicom import SliceError, read_header
 from voxelwise.transforms.loading import LoadVolume, VolumeReader, to_tensor
+from voxelwise.transforms.read_options import ReadOptions
 from voxelwise.transforms.readers import find_sources, read_geometry, read_source, read_volume
 from voxelwise.transforms.volume import Geometry, Volume
 from voxelwise.transforms.writers import write_volume
@@ -191,7 +200,7 @@ def test_real_odd_dicom(shared_data: Callable[[str], Path], name: str, channels:
 
 def test_real_odd_folder_ends_without_a_traceback(shared_data: Callable[[str], Path]) -> None:
     found = find_sources(shared_data("odd_dicom"))
-    assert {"truncated", "not-dicom", "multi-frame"} <= {stop.code for stop in found.stopped}
+    assert {"truncated", "not-dicom"} <= {stop.code for stop in found.stopped}
     assert "not a volume: RT Structure Set Storage" in {listed.reason for listed in found.listed}
 
 
@@ -200,3 +209,113 @@ def test_a_pair_of_files_is_one_source(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "pair.img", tmp_path / "lonely.img")
     found = find_sources(tmp_path)
     assert [[file.name for file in source.files] for source in found.sources] == [["pair.hdr", "pair.img"]]
+
+
+def test_what_was_proved_in_this_process_is_not_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stack stays with its source as long as no file changes, and does not travel to other processes."""
+    files = phantoms.ct_series(tmp_path)
+    (source,) = find_sources(tmp_path).sources
+    assert source == replace(source, proved=None)
+    assert source.__getstate__()["proved"] is None
+    parsed = []
+    monkeypatch.setattr(readers, "read_header", lambda *arguments: parsed.append(arguments) or read_header(*arguments))
+    first = read_source(source)
+    assert parsed == []
+    os.utime(files[2], ns=(1, 1))
+    np.testing.assert_array_equal(read_source(source).array, first.array)
+    np.testing.assert_array_equal(read_source(replace(source, proved=None)).array, first.array)
+    assert len(parsed) == 16
+
+
+def test_a_cut_file_stops_its_own_series_and_links_are_not_followed(tmp_path: Path) -> None:
+    phantoms.nifti_file(tmp_path / "elsewhere.nii")
+    root = tmp_path / "root"
+    for letter, seed in (("a", 1), ("b", 2)):
+        phantoms.ct_series(root, seed=seed, names=[f"{letter}{k:02d}.dcm" for k in range(8)])
+    (root / "a08.dcm").write_bytes(b"")
+    (root / "link.nii").symlink_to(tmp_path / "elsewhere.nii")
+    (root / "loop").symlink_to(root)
+    found = find_sources(root)
+    assert [source.files[0].name for source in found.sources] == ["b00.dcm"]
+    assert [(stop.code, len(stop.files)) for stop in found.stopped] == [("empty-file", 9)]
+    assert sorted(entry.files[0].name for entry in found.listed) == ["link.nii", "loop"]
+
+
+def test_one_time_point_is_chosen(tmp_path: Path) -> None:
+    path = phantoms.nifti_file(tmp_path / "a.nii", np.stack([phantoms.ramp()] * 3, axis=-1))
+    for time, parts in (("all", [0, 1, 2]), ("first", [0]), ("2", [2])):
+        assert [source.part for source in find_sources(path, ReadOptions(time=time)).sources] == parts
+    (stop,) = find_sources(path, ReadOptions(time="3")).stopped
+    assert (stop.code, "has no time point 3, it has 0 to 2" in stop.message) == ("no-time-point", True)
+
+
+def test_a_file_without_rights_stops_its_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EACCES and EIO are of that file and its series."""
+    files = phantoms.ct_series(tmp_path / "a")
+    phantoms.ct_series(tmp_path / "b", seed=3)
+    real = open
+
+    def refuse(path: object, *arguments: object) -> object:
+        if path == files[3]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, *arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(look, "open", refuse, raising=False)
+    found = find_sources(tmp_path)
+    assert [source.files[0].parent.name for source in found.sources] == ["b"]
+    assert [(stop.code, len(stop.files)) for stop in found.stopped] == [("unreadable", 8)]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_text_without_a_suffix_is_no_lost_slice(tmp_path: Path, zipped: bool) -> None:
+    """SHA256SUMS beside slices is listed; a text where a slice should be stops its series."""
+    tree = tmp_path / "tree"
+    phantoms.ct_series(tree, seed=1, names=[f"IM{k}" for k in range(8)])
+    (tree / "SHA256SUMS").write_text(f"{'0' * 64}  IM0\n")
+    (tree / "CHANGES").write_text("Größe\n")
+    (tree / "sub").mkdir()
+    (tree / "sub" / "notes7").write_text("nothing here\n")
+    root = tree
+    if zipped:
+        root = tmp_path / "tree.zip"
+        with zipfile.ZipFile(root, "w") as packed:
+            for file in sorted(path for path in tree.rglob("*") if path.is_file()):
+                packed.write(file, file.relative_to(tree).as_posix())
+    found = find_sources(root)
+    assert [source.shape for source in found.sources] == [(12, 10, 8)]
+    assert sorted(entry.files[0].name for entry in found.listed) == ["CHANGES", "SHA256SUMS", "notes7"]
+    assert {entry.reason for entry in found.listed} == {"plain text, no image"}
+    assert found.stopped == ()
+
+
+@pytest.mark.parametrize(("name", "content"), [("IM5", b"an error page"), ("IM8", b"text"), ("IM5", b"")])
+def test_a_text_in_the_place_of_a_slice_stops_its_series(tmp_path: Path, name: str, content: bytes) -> None:
+    phantoms.ct_series(tmp_path, seed=1, names=[f"IM{k}" for k in range(8)])
+    (tmp_path / name).write_bytes(content)
+    (stop,) = find_sources(tmp_path).stopped
+    assert (stop.code, f"{name}: " in stop.message) == ("plain-text" if content else "empty-file", True)
+
+
+def test_a_damaged_segmentation_is_no_lost_slice(tmp_path: Path) -> None:
+    """A SEG that is cut stops alone, beside slices and beside other SEGs; a text among SEGs takes none with it."""
+    files = phantoms.ct_series(tmp_path / "in", names=[f"IM{k}.dcm" for k in range(8)])
+    box = label_phantoms.box((12, 10, 8), (2, 6), (2, 6), (2, 6))
+    for number in (4, 5, 6):
+        label_phantoms.seg_file(tmp_path / "in" / f"S{number}.dcm", files, {"liver": box})
+    cut = (tmp_path / "in" / "S5.dcm").rename(tmp_path / "in" / "IM9.dcm")
+    cut.write_bytes(cut.read_bytes()[:-40])
+    (tmp_path / "labels").mkdir()
+    shutil.copy(tmp_path / "in" / "S4.dcm", tmp_path / "labels" / "1.dcm")
+    (tmp_path / "labels" / "2.dcm").write_bytes(b"")
+    found = find_sources(tmp_path)
+    assert [source.shape for source in found.sources] == [(12, 10, 8)]
+    assert {(stop.code, *(file.name for file in stop.files)) for stop in found.stopped} == {
+        ("truncated", "IM9.dcm"),
+        ("empty-file", "2.dcm"),
+    }
+    assert {file.name for entry in found.listed for file in entry.files} == {"S4.dcm", "S6.dcm", "1.dcm"}
+
+
+def test_a_refused_slice_comes_back_whole_from_another_process() -> None:
+    error = pickle.loads(pickle.dumps(SliceError("a: cut", "truncated", ("1.2", "3.4"), "5.6")))
+    assert (str(error), error.code, error.series, error.sop_class) == ("a: cut", "truncated", ("1.2", "3.4"), "5.6")

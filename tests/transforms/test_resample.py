@@ -50,6 +50,13 @@ def test_equals_scipy_everywhere(
     np.testing.assert_allclose(done, map_coordinates(image, grid, order=1, mode="nearest"), atol=1e-3)
 
 
+@pytest.mark.parametrize("noise", [-6e-8, 0.0, 6e-8])
+def test_a_rounded_spacing_gives_the_same_grid(noise: float) -> None:
+    """Half voxels are common: 280 of 0.6875 mm are 192.5 of 1 mm, and float32 headers lie on either side."""
+    old = (0.6875 + noise, 0.5 + noise, 0.7)
+    assert resampled_shape((280, 43, 10), old, (1.0, 1.0, 1.0)) == (192, 21, 7)
+
+
 @settings(max_examples=25, deadline=None)
 @given(shape=SHAPES, old=SPACINGS, new=SPACINGS)
 def test_labels_keep_their_values(shape: tuple[int, ...], old: tuple[float, ...], new: tuple[float, ...]) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
+import gzip
+import hashlib
 import json
+import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +19,7 @@ import phantoms
 import pytest
 from PIL import Image
 from voxelwise.errors import CaseError, NoRoomError, UsageError
+from voxelwise.transforms import gzip_blocks, writers
 from voxelwise.transforms.geometry import ALL_AXIS_CODES, reorient_to
 from voxelwise.transforms.nifti import read_header, read_nifti
 from voxelwise.transforms.nifti_geometry import GEOMETRIC_FIELDS
@@ -183,3 +191,148 @@ def test_picture_labels_are_grey_png(tmp_path: Path) -> None:
         write_picture_labels(tmp_path / "labels.png", labels[np.newaxis])
     with pytest.raises(CaseError, match=r"written as \.png"):
         write_picture_labels(tmp_path / "labels.jpg", labels)
+
+
+class Failing:
+    """Counts the calls that reach the disk and fails the n-th."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, folder: Path, number: int, code: int) -> None:
+        self.folder, self.left, self.code = os.fspath(folder), number, code
+        for module, name in ((os, "fsync"), (os, "replace"), (os, "stat")):
+            patch.setattr(module, name, self.counted(getattr(module, name)))
+        patch.setattr(builtins, "open", self.opened(builtins.open))
+        patch.setattr(writers, "write_all", self.counted(writers.write_all))
+
+    def tick(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise OSError(self.code, os.strerror(self.code))
+
+    def counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            if isinstance(arguments[0], int) or not isinstance(arguments[0], (str, Path)) or self.ours(arguments[0]):
+                self.tick()
+            return call(*arguments, **options)
+
+        return wrapper
+
+    def opened(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(path: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(path, (str, Path)) and self.ours(path):
+                self.tick()
+            return call(path, *arguments, **options)
+
+        return wrapper
+
+    def ours(self, path: Any) -> bool:
+        return os.fspath(path).startswith(self.folder)
+
+
+@pytest.mark.parametrize("name", ["volume.nii", "volume.nii.gz"])
+@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, NoRoomError), (errno.EIO, OSError)])
+def test_a_fault_at_any_call_leaves_a_whole_file(tmp_path: Path, name: str, code: int, kind: type[Exception]) -> None:
+    """The n-th call that reaches the disk fails, for every n: the old file stays, and no part beside it.
+
+    The sync of the folder alone may fail in silence: then the new file is there.
+    """
+    old, new = (
+        Volume(phantoms.ramp((40, 30, 6))[np.newaxis] + add, Geometry((40, 30, 6), np.eye(4))) for add in (0, 1)
+    )
+    write_volume(tmp_path / name, old)
+    failed = 0
+    for number in range(1, 40):
+        raised: Exception | None = None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writers, "SLAB_BYTES", 4000)
+            failing = Failing(patch, tmp_path, number, code)
+            try:
+                write_volume(tmp_path / name, new)
+            except (OSError, NoRoomError) as error:
+                raised = error
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        there = read_nifti(tmp_path / name).array
+        np.testing.assert_array_equal(there, new.array if raised is None else old.array)
+        if failing.left > 0:
+            break
+        if raised is None:
+            write_volume(tmp_path / name, old)
+            continue
+        failed += 1
+        assert isinstance(raised, kind)
+    assert failing.left > 0, "the calls did not come to an end"
+    assert failed >= 8
+
+
+def test_a_disk_that_keeps_fewer_bytes_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems take bytes and lose them without a word; others keep other ones."""
+    volume = Volume(phantoms.ramp()[np.newaxis], Geometry((12, 10, 8), phantoms.AXIAL))
+    whole = writers.write_all
+    monkeypatch.setattr(writers, "write_all", lambda file, piece: whole(file, piece[:-1]) + 1)
+    with pytest.raises(
+        NoRoomError, match=r"a\.nii: no space left on its disk \(up to 0\.0 MB are needed, \d+ MB free\)"
+    ):
+        write_volume(tmp_path / "a.nii", volume)
+    monkeypatch.setattr(writers, "write_all", lambda file, piece: whole(file, bytes(len(piece))))
+    with pytest.raises(OSError, match="the header on disk is not the one that was written"):
+        write_volume(tmp_path / "a.nii", volume)
+    with pytest.raises(OSError, match="the header on disk is not the one that was written"):
+        write_volume(tmp_path / "a.nii.gz", volume)
+    assert not list(tmp_path.iterdir())
+
+
+def test_writers_tell_the_checksum_of_what_they_wrote(tmp_path: Path) -> None:
+    volume = Volume(phantoms.ramp()[np.newaxis], Geometry((12, 10, 8), phantoms.AXIAL))
+    told = {
+        "a.nii": write_volume(tmp_path / "a.nii", volume),
+        "a.nii.gz": write_volume(tmp_path / "a.nii.gz", volume),
+        "b.nii.gz": write_label_map(tmp_path / "b.nii.gz", volume.array[0] * 0, volume.geometry),
+        "a.json": write_json(tmp_path / "a.json", {"ä": 1}),
+    }
+    for name, digest in told.items():
+        assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+
+def test_names_that_are_no_text_and_long_names_are_written(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / f"{odd}.json", {"file": odd})
+    assert json.loads((tmp_path / f"{odd}.json").read_text()) == {"file": odd}
+    long = "n" * 250 + ".json"
+    write_json(tmp_path / long, {})
+    assert (tmp_path / long).read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "5"])
+def test_gzip_is_one_member_and_does_not_depend_on_threads(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    draw = np.random.default_rng(0)
+    parts = [draw.integers(0, 9, size, dtype=np.uint8).tobytes() for size in (352, 70000, 1, 0, 123457, 30000)]
+    packed = b"".join(gzip_blocks.gzipped(memoryview(part) for part in parts))
+    inflate = zlib.decompressobj(31)
+    assert inflate.decompress(packed) == b"".join(parts)
+    assert inflate.eof
+    assert not inflate.unused_data
+    assert hashlib.sha256(packed).hexdigest() == hashlib.sha256(b"".join(gzip_blocks.gzipped(parts))).hexdigest()
+    assert gzip.decompress(b"".join(gzip_blocks.gzipped([]))) == b""
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_film_is_written_with_its_frames_in_time(tmp_path: Path, channels: int, suffix: str) -> None:
+    array = np.arange(channels * 5 * 4 * 3, dtype=np.uint8).reshape(channels, 5, 4, 3)
+    geometry = Geometry((5, 4, 3), np.diag([0.3, 0.2, 0.04, 1.0]), has_world=False, film=True)
+    write_volume(tmp_path / f"film{suffix}", Volume(array, geometry))
+    image = nib.load(tmp_path / f"film{suffix}")
+    header = image.header
+    assert image.shape == (5, 4, 1, 3)
+    assert header.get_xyzt_units() == ("mm", "sec")
+    np.testing.assert_allclose(header["pixdim"][1:5], [0.3, 0.2, 1, 0.04], rtol=1e-6)
+    assert (int(header["sform_code"]), int(header["qform_code"]), int(header["intent_code"])) == (0, 0, 0)
+    found = np.asarray(image.dataobj)[:, :, 0]
+    colours = found if channels == 1 else np.stack([found[name] for name in "RGB"])
+    np.testing.assert_array_equal(colours.reshape(array.shape), array)
+    labels = (array[0] > 30).astype(np.uint8)
+    write_label_map(tmp_path / f"labels{suffix}", labels, geometry)
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / f"labels{suffix}").dataobj)[:, :, 0], labels)
+    with pytest.raises(ValueError, match="a film has one grey or three 8-bit colour channels"):
+        write_volume(tmp_path / f"two{suffix}", Volume(np.zeros((2, 5, 4, 3), np.uint8), geometry))

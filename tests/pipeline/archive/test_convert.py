@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,13 +17,23 @@ import pytest
 from voxelwise.errors import CaseError, NoRoomError, UsageError
 from voxelwise.pipeline.archive import convert as module
 from voxelwise.pipeline.archive.convert import convert, stopped_by
-from voxelwise.pipeline.archive.naming import case_names
+from voxelwise.pipeline.archive.index import index
 from voxelwise.pipeline.manifest import Outcome
+from voxelwise.transforms.read_options import ReadOptions
 from voxelwise.transforms.readers import Source
 
 
 def volumes(out: Path) -> list[Path]:
     return sorted(out.glob("*.nii.gz"))
+
+
+def tree(out: Path) -> dict[str, bytes]:
+    """Every file that equal runs share, with its bytes."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and path.name != "timings.json"
+    }
 
 
 @pytest.fixture
@@ -167,54 +180,105 @@ def test_an_input_is_never_its_own_output(tmp_path: Path) -> None:
 
 
 def test_two_volumes_of_one_name(tmp_path: Path) -> None:
-    for folder in ("monday", "tuesday"):
-        phantoms.nifti_file(tmp_path / "in" / folder / "Scan.nii.gz")
-    with pytest.raises(UsageError, match=r"monday/Scan.nii.gz and tuesday/Scan.nii.gz would both be written as 'Scan'"):
-        convert(tmp_path / "in", tmp_path / "out")
-    assert not volumes(tmp_path / "out")
-    assert convert(tmp_path / "in", tmp_path / "out", name="{folder}_{number}").done == ("monday_0001", "tuesday_0002")
+    """Both are written, under names that their folders tell apart."""
+    for number, folder in enumerate(("monday", "tuesday")):
+        phantoms.nifti_file(tmp_path / "in" / folder / "Scan.nii.gz", phantoms.ramp() + np.int16(number))
+    outcome = convert(tmp_path / "in", tmp_path / "out")
+    assert (outcome.done, outcome.exit_code) == (("monday_Scan", "tuesday_Scan"), 0)
+    for number, name in enumerate(outcome.done):
+        image = nib.load(tmp_path / "out" / f"{name}.nii.gz")
+        assert isinstance(image, nib.Nifti1Image)
+        np.testing.assert_array_equal(np.asarray(image.dataobj), phantoms.ramp() + number)
 
 
-def test_names_of_outputs(tmp_path: Path) -> None:
-    sources = [
-        Source("dicom", (tmp_path / "p 1" / "x.dcm",), "", "/tmp/../x", "CT"),
-        Source("nifti", (tmp_path / "b.nii",), "b"),
-    ]
-    hashed, plain = case_names(sources, tmp_path, salt="salt")
-    assert (hashed[:5], len(hashed), plain) == ("case-", 17, "b")
-    names = case_names(sources, tmp_path, salt="salt", template="{folder}-{modality}-{number}")
-    assert names == ["p_1-CT-0001", f"{tmp_path.name}-unknown-0002"]
+def test_names_that_cannot_be_told_apart_stop_their_cases_alone(tmp_path: Path) -> None:
+    for name in ("scan.nii.gz", "scan.nii", "manifest.nii.gz", "other.nii.gz"):
+        phantoms.nifti_file(tmp_path / "in" / name)
+    outcome = convert(tmp_path / "in", tmp_path / "out")
+    assert (outcome.done, outcome.exit_code) == (("other",), 3)
+    assert {failure.code for failure in outcome.failures} == {"name-clash"}
+    assert len(outcome.failures) == 3
+    assert not (tmp_path / "out" / "scan.nii.gz").exists()
+    named = convert(tmp_path / "in", tmp_path / "named", name="{name}_{number}")
+    assert (len(named.done), named.exit_code) == (4, 0)
 
 
 @pytest.mark.parametrize(
-    ("template", "message"),
+    ("choice", "message"),
     [
-        ("{patient}", r"unknown field \{patient\}; use \{folder\}, \{series\}, \{modality\}, \{number\}"),
-        ("../{series}", "holds a slash"),
-        ("scan", "holds no field"),
-        ("{series", "expected '}'"),
+        ({"name": "{patient}{who}"}, r"unknown field \{who\}; use \{folder\}, \{path\}, \{name\}, \{series\}"),
+        ({"layout": "dicom"}, "unknown --layout 'dicom'"),
+        ({"format": "nrrd"}, "unknown --format 'nrrd'"),
+        ({"layout": "bids", "name": "{series}"}, "names of --layout bids are fixed"),
+        ({"scheduler": "tcp://10.0.0.7:8786"}, "a plain connection to another machine"),
+        ({"scheduler": "tls://10.0.0.7:8786"}, "TLS needs --tls-config"),
+        ({"options": ReadOptions(geometry=Path("nowhere.json"))}, "--geometry nowhere.json: cannot be read"),
     ],
 )
-def test_wrong_templates(tmp_path: Path, template: str, message: str) -> None:
+def test_wrong_use_leaves_nothing_behind(archive: Path, tmp_path: Path, choice: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        case_names([], tmp_path, salt="salt", template=template)
+        convert(archive, tmp_path / "deep" / "out", **choice)
+    assert not (tmp_path / "deep").exists()
 
 
-def test_names_kept_for_the_folder(tmp_path: Path) -> None:
-    phantoms.nifti_file(tmp_path / "in" / "manifest.nii.gz")
-    with pytest.raises(UsageError, match="the name 'manifest' is kept for the output folder's own; use --name"):
-        convert(tmp_path / "in", tmp_path / "out")
+def test_wrong_use_leaves_earlier_results_as_they_were(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(archive, out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    (archive / "atlas.nii.gz").write_bytes((archive / "atlas.nii.gz").read_bytes()[:-9] + b"123456789")
+    with pytest.raises(UsageError, match="was made of other files"):
+        convert(archive, out)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_options_stand_in_the_manifest_and_bind(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(archive, out, options=ReadOptions(strict=True))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["settings"]["options"] == {"strict": True}
+    with pytest.raises(UsageError, match="other settings"):
+        convert(archive, out)
+
+
+def test_a_stopped_series_is_called_by_its_case_id(tmp_path: Path) -> None:
+    """As `index` calls it, with the same salt."""
+    salt = tmp_path / "salt"
+    salt.write_text("a salt of ours")
+    phantoms.ct_series(tmp_path / "in" / "a")[3].unlink()
+    outcome = convert(tmp_path / "in", tmp_path / "out", salt=salt)
+    (failure,) = outcome.failures
+    assert failure.case.startswith("case-")
+    assert failure.files[0] == "a/IM0000.dcm"
+    listed = index(tmp_path / "in", db=tmp_path / "index.db", salt=salt)
+    assert [one.case for one in listed.failures] == [failure.case]
+
+
+def test_no_compression(archive: Path, tmp_path: Path) -> None:
+    outcome = convert(archive, tmp_path / "out", format="nii")
+    assert len(list((tmp_path / "out").glob("*.nii"))) == len(outcome.done) == 3
+    assert not volumes(tmp_path / "out")
+
+
+def test_one_worker_imports_no_dask(archive: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from voxelwise import convert; convert(sys.argv[1], sys.argv[2], workers=1); "
+        "print(sorted({'dask', 'distributed', 'torch', 'monai', 'SimpleITK', 'itk'} & sys.modules.keys()))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(archive), str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
 
 
 def test_no_room(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first case stays, the run stops, nothing half-written is there, and the same call goes on."""
     write, calls = module.write_volume, []
 
-    def full(path: Path, volume: object) -> None:
+    def full(path: Path, volume: object) -> str:
         calls.append(path)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(path, volume)  # type: ignore[arg-type]
+        return write(path, volume)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "write_volume", full)
     with pytest.raises(NoRoomError, match="no space left on the disk"):
@@ -230,10 +294,10 @@ def test_any_error_of_a_reader_costs_its_case_alone(
 ) -> None:
     read = module.read_source
 
-    def broken(source: Source) -> object:
+    def broken(source: Source, options: ReadOptions) -> object:
         if source.kind == "nifti":
             raise KeyError("CANARY^QUETZAL")
-        return read(source)
+        return read(source, options)
 
     monkeypatch.setattr(module, "read_source", broken)
     outcome: Outcome = convert(archive, tmp_path / "out")
@@ -273,9 +337,10 @@ def test_metres_become_millimetres(tmp_path: Path) -> None:
 
 
 def test_workers_do_the_same(archive: Path, tmp_path: Path) -> None:
+    """The same bytes, manifest included, in whatever order the cases come."""
     salt = tmp_path / "salt"
     salt.write_text("a salt of ours\n")
+    phantoms.ct_series(archive / "broken", seed=3)[3].unlink()
     one, two = (convert(archive, tmp_path / f"out{n}", salt=salt, workers=n) for n in (1, 2))
-    assert one.done == two.done
-    for path in volumes(tmp_path / "out1"):
-        assert path.read_bytes() == (tmp_path / "out2" / path.name).read_bytes()
+    assert (one.done, one.failures) == (two.done, two.failures)
+    assert tree(tmp_path / "out1") == tree(tmp_path / "out2")

@@ -313,8 +313,9 @@ def test_nnunets_channel_suffix_is_taken_off_the_name(tmp_path: Path, model: Pat
 def test_names_follow_the_template_and_never_clash(tmp_path: Path, model: Path) -> None:
     for folder in ("p1", "p2"):
         phantoms.nifti_file(tmp_path / "in" / folder / "image.nii.gz", noise(), AFFINE)
-    with pytest.raises(UsageError, match="would both be written as 'image'; use --name"):
-        predict(model, tmp_path / "in", tmp_path / "out")
+    assert predict(model, tmp_path / "in", tmp_path / "out").done == ("p1_image", "p2_image")
+    with pytest.raises(UsageError, match=r"would both|use --name|clash"):
+        predict(model, tmp_path / "in", tmp_path / "same", name="{modality}x")
     assert predict(model, tmp_path / "in", tmp_path / "named", name="{folder}_x").done == ("p1_x", "p2_x")
 
 
@@ -534,3 +535,22 @@ def test_gpu_label_maps_are_those_of_the_cpu(tmp_path: Path, model: Path) -> Non
     for device in ("cpu", "cuda:0"):
         predict(model, path, tmp_path / f"{device[:3]}.nii.gz", device=device, precision="float32")
     assert (voxels(tmp_path / "cpu.nii.gz") == voxels(tmp_path / "cud.nii.gz")).mean() >= 0.9999
+
+
+def test_a_zip_archive_gives_the_labels_of_its_folder(tmp_path: Path) -> None:
+    """DICOM and NIfTI inside: the same names and bytes, done once, and done again when the archive changed."""
+    model = make_model(tmp_path / "model")
+    phantoms.mr_series(tmp_path / "in" / "mr", noise())
+    phantoms.nifti_file(tmp_path / "in" / "a.nii.gz", noise(seed=1))
+    (tmp_path / "salt").write_text("a salt of ours")
+    archive = Path(shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "in"))
+    folder = predict(model, tmp_path / "in", tmp_path / "a", salt=tmp_path / "salt")
+    zipped = predict(model, archive, tmp_path / "b", salt=tmp_path / "salt")
+    assert (zipped.done, len(zipped.done), zipped.failures) == (folder.done, 2, ())
+    for case in folder.done:
+        name = f"{case}.nii.gz"
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert predict(model, archive, tmp_path / "b", salt=tmp_path / "salt").skipped == zipped.done
+    phantoms.nifti_file(tmp_path / "in" / "a.nii.gz", noise(seed=2))
+    shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "in")
+    assert "a" in predict(model, archive, tmp_path / "b", salt=tmp_path / "salt").done
