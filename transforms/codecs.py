@@ -271,7 +271,9 @@ def refused(one: Slice, reply: dict[str, Any]) -> CaseError:
             "codec",
         )
     return UndecodableError(
-        f"{one.path}: PixelData ({name}) cannot be decoded: {reply['error']}. Copy the file again", "truncated"
+        f"{one.path}: PixelData ({name}) cannot be decoded: {reply['error']}. "
+        "Copy the file again, or export it uncompressed",
+        "truncated",
     )
 
 

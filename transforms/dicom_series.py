@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CaseError
+from .claims import MAX_VOXELS, product
 from .dicom_checks import check_series
 from .dicom_copies import twins, with_copies, without_copies
 from .dicom_gaps import even_grid
@@ -105,11 +106,22 @@ def sort_series(slices: Sequence[Slice], options: ReadOptions = DEFAULT) -> Sort
             sort_volumes(volumes, len(kept) + len(others), sorting)
         except CaseError as error:
             sorting.stopped.append((paths(volumes), error))
+    stop_too_large(sorting)
     with_twins = twins(kept, copies)
     stopped = tuple((with_twins(files), error) for files, error in sorting.stopped)
     return SortedSeries(
         tuple(sorting.stacks), stopped, tuple((with_twins(files), why) for files, why in sorting.listed)
     )
+
+
+def stop_too_large(sorting: Sorting) -> None:
+    """Volumes of more voxels than `--max-voxels`, or than the limit that holds without it."""
+    limit = sorting.options.max_voxels or MAX_VOXELS
+    for stack in [stack for stack in sorting.stacks if product(stack.shape) > limit]:
+        sorting.stacks.remove(stack)
+        found = f"{product(stack.shape)} voxels, limit {limit}"
+        way_out = f"If you trust it, give --max-voxels {product(stack.shape)}"
+        sorting.stopped.append((stack.files, CaseError(f"{stack.files[0]}: {found}. {way_out}", "too-large")))
 
 
 def sort_volumes(volumes: list[Slice], total: int, sorting: Sorting) -> None:

@@ -1,9 +1,9 @@
 """Another spacing: linear for images, nearest for label maps, one axis after the other.
 
 Convention: the first voxel centres agree (as in MONAI's Spacing and SimpleITK), n voxels become round(n * old / new),
-and beyond the last centre its value goes on. There is no smoothing before an axis is made coarser: what is thinner than
-a new voxel may be missed, as with the libraries named. An axis that shrinks comes before one that grows, so that the
-others have less to do. A sheared grid (a tilted gantry) is put on a straight one.
+halves down, and beyond the last centre its value goes on. There is no smoothing before an axis is made coarser: what is
+thinner than a new voxel may be missed, as with the libraries named. An axis that shrinks comes before one that grows,
+so that the others have less to do. A sheared grid (a tilted gantry) is put on a straight one.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from ...transforms.read_options import ReadOptions
 from ...transforms.readers import source_geometry
 from ...transforms.sources import Source
 from ...transforms.volume import Entry, Geometry
-from .naming import files_id, source_id
+from .naming import files_id, ids_of, source_id
 from .records import joined, place_of, readable
 
 Row = dict[str, Any]
@@ -66,7 +66,11 @@ def rows_of_look(look: Look, path: str, root: str, salt: str, options: ReadOptio
 
 def rows_of_series(grouped: Grouped, root: str, salt: str, modality: str) -> list[Row]:
     """The rows of a DICOM series: volumes, then what was stopped, then what is no volume."""
-    rows = [stack_row(source, stack, root, salt) for source, stack in zip(grouped.sources, grouped.stacks, strict=True)]
+    ids = ids_of(grouped.sources, Path(root), salt)
+    rows = [
+        {**stack_row(source, stack, root), "id": one}
+        for one, source, stack in zip(ids, grouped.sources, grouped.stacks, strict=True)
+    ]
     for stop in grouped.stopped:
         row = stopped_row([str(file) for file in stop.files], stop.code, stop.message, root, salt)
         rows.append({**row, "kind": "dicom", "modality": code_word(modality)})
@@ -77,14 +81,13 @@ def rows_of_series(grouped: Grouped, root: str, salt: str, modality: str) -> lis
     return rows
 
 
-def stack_row(source: Source, stack: Stack, root: str, salt: str) -> Row:
-    """The row of a volume that was proved."""
-    geometry = Geometry(stack.shape, stack.affine, has_world=not stack.picture, film=getattr(stack, "film", False))
+def stack_row(source: Source, stack: Stack, root: str) -> Row:
+    """The row of a volume that was proved, without its id."""
+    geometry = Geometry(stack.shape, stack.affine, has_world=not stack.picture, film=stack.film)
     files = [str(file) for file in source.files]
     return {
         **_files(files, root),
         **_shape(geometry),
-        "id": source_id(source, salt, Path(root)),
         "verdict": "usable",
         "repairs": entries(stack.repairs),
         "notes": entries(stack.notes),

@@ -29,6 +29,9 @@ MESSAGE = (
 def verify(scan: Scan) -> int:
     """Read every file whole; return how many hold something else than was recorded."""
     total = scan.base.execute("SELECT count(*) FROM instances WHERE archive IS NULL AND modified != 0").fetchone()[0]
+    first = scan.base.execute(
+        "SELECT count(*) FROM instances WHERE archive IS NULL AND modified != 0 AND sha256 IS NULL"
+    ).fetchone()[0]
     changed = done = 0
     for found in stream(digests, scan.setting, _tasks(scan), scan.workers, _died):
         for path, digest in found:
@@ -36,6 +39,7 @@ def verify(scan: Scan) -> int:
             changed += _compare(scan, path, digest)
         log.info("verified %d of %d files", done, total)
     scan.commit()
+    log.info("%d files held against their checksums, %d had none and have one now", total - first, first)
     return changed
 
 

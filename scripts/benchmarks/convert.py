@@ -283,10 +283,8 @@ def gates(own: Figures, peer: Figures, bare: Figures, size: int) -> bool:
     if own.file is None or peer.file is None:
         return False
     base = statistics.median(own.seconds)
-    narrow = (
-        nib.Nifti1Image.from_filename(own.file).get_data_dtype()
-        == nib.Nifti1Image.from_filename(peer.file).get_data_dtype()
-    )
+    ours, theirs = (nib.Nifti1Image.from_filename(file).get_data_dtype() for file in (own.file, peer.file))
+    narrow = ours == theirs
     rows = [
         ("time / dcm2niix", base / statistics.median(peer.seconds), 0.2),
         ("time / (bytes + isal)", base / statistics.median(bare.seconds), 1.6),

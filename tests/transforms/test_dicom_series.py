@@ -359,3 +359,12 @@ def test_forty_time_points_of_five_hundred_slices() -> None:
     started = time.process_time()
     sort_series(turned)
     assert time.process_time() - started < 6
+
+
+def test_the_limit_of_voxels_holds_for_dicom_too() -> None:
+    slices = stack_records(4)
+    voxels = slices[0].rows * slices[0].columns * 4
+    assert len(sort_series(slices, ReadOptions(max_voxels=voxels)).stacks) == 1
+    found = sort_series(slices, ReadOptions(max_voxels=voxels - 1))
+    assert found.stacks == ()
+    assert re.search(rf"{voxels} voxels, limit {voxels - 1}.*--max-voxels {voxels}", str(found.stopped[0][1]))

@@ -246,6 +246,18 @@ def test_files_that_arrive_are_taken_in(archive: Path, tmp_path: Path, monkeypat
     assert (found["late"]["verdict"], found["late"]["files"]) == ("usable", 8)
 
 
+def test_verify_says_what_it_had_to_compare_with(
+    archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        index(archive, db=tmp_path / "index.db", verify=True)
+        index(archive, db=tmp_path / "index.db", verify=True)
+    first, second = (record.args for record in caplog.records if "had none and have one now" in record.getMessage())
+    assert first[0] == 0
+    assert first[1] > 0
+    assert second == (first[1], 0)
+
+
 def test_verify_finds_what_size_and_time_hide(archive: Path, tmp_path: Path) -> None:
     db = tmp_path / "index.db"
     phantoms.nifti_file(archive / "a.nii")
