@@ -8,8 +8,10 @@ import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
+from ..transforms.read_options import ReadOptions
 from ..transforms.writers import write_text
 
 FILE_SUFFIXES = (".nii.gz", ".nii", ".png")
@@ -81,6 +83,26 @@ def salt_of(out: Path, salt_file: Path | None = None) -> str:
     salt = secrets.token_hex(16)
     write_text(kept, salt + "\n")
     return salt
+
+
+def salt_mark(salt: Path | str | None) -> str | None:
+    """A word that tells salt files apart and gives none away; None where the salt is made by the run."""
+    return None if salt is None else case_id(salt_of(Path(), Path(salt)), "salt").removeprefix("case-")
+
+
+def options_mark(options: ReadOptions) -> dict[str, Any]:
+    """The options of reading that are not at their default, for a manifest; a file is told by what it holds.
+
+    Raises:
+        UsageError: the file of the geometry cannot be read.
+    """
+    chosen = dict(options.chosen())
+    if options.geometry is not None:
+        try:
+            chosen["geometry"] = file_digest(options.geometry)
+        except OSError as error:
+            raise UsageError(f"--geometry {options.geometry}: cannot be read ({error.strerror}); give a file") from None
+    return chosen
 
 
 def is_file_output(out: Path) -> bool:

@@ -21,7 +21,7 @@ from ...transforms.read_options import DEFAULT, ReadOptions
 from ...transforms.readers import NotAVolume, Source, dicom_stack, read_source
 from ...transforms.volume import NOTHING, Entry, Volume
 from ...transforms.writers import write_json, write_volume
-from ..identity import beside, case_id, file_digest, is_file_output, states_of
+from ..identity import beside, file_digest, is_file_output, options_mark, salt_mark, states_of
 from ..manifest import Outcome, OutputFolder, salt_of
 from ..refusals import refusal, refuse_missing, refuse_overlap
 from ..scale_out import check_scheduler, each
@@ -151,10 +151,10 @@ def convert(
     settings = {
         "input": root.resolve().name,
         "name": name,
-        "salt": _salt_mark(salt),
+        "salt": salt_mark(salt),
         "layout": layout,
         "format": None if single else format,
-        "options": _chosen(options),
+        "options": options_mark(options),
     }
     refuse_missing(root)
     with ExitStack() as stack:
@@ -344,23 +344,3 @@ def _states(source: Source, root: Path) -> tuple[str, str]:
         return states_of(source.on_disk, root)
     except OSError:
         return "", ""  # it is stopped when it is read
-
-
-def _salt_mark(salt: Path | str | None) -> str | None:
-    """A word that tells salts apart and gives none away."""
-    return None if salt is None else case_id(salt_of(Path(), Path(salt)), "salt").removeprefix("case-")
-
-
-def _chosen(options: ReadOptions) -> dict[str, Any]:
-    """The options of reading that are not at their default; a file is told by what it holds.
-
-    Raises:
-        UsageError: the file of the geometry cannot be read.
-    """
-    chosen = dict(options.chosen())
-    if options.geometry is not None:
-        try:
-            chosen["geometry"] = file_digest(options.geometry)
-        except OSError as error:
-            raise UsageError(f"--geometry {options.geometry}: cannot be read ({error.strerror}); give a file") from None
-    return chosen

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from ...errors import CaseError, UsageError
 from ...transforms.read_options import DEFAULT, ReadOptions
@@ -18,7 +17,7 @@ from ...transforms.readers import Found, NotAVolume, Source, find_sources
 from ...transforms.register import KINDS
 from ..archive.convert import stopped_by
 from ..archive.naming import relative
-from ..identity import case_id, file_digest, salt_of
+from ..identity import file_digest, options_mark, salt_mark, salt_of
 from ..manifest import Outcome, OutputFolder
 from ..refusals import refuse_overlap
 from ..scale_out import each
@@ -82,8 +81,8 @@ def dataset(
         "classes": list(classes),
         "register": register,
         "resample_label": resample_label,
-        "salt": None if salt is None else case_id(salt_of(Path(), Path(salt)), "salt").removeprefix("case-"),
-        "options": _chosen(options),
+        "salt": salt_mark(salt),
+        "options": options_mark(options),
     }
     found, found_labels = _find(image_root, label_root, options)
     with OutputFolder(target, "dataset", settings, overwrite) as folder:
@@ -117,14 +116,6 @@ def dataset(
             _keep(folder, results, len(left))
         describe(folder, numbered, channels, target.resolve().name)
         return folder.finish(classes=[info.name for info in numbered.infos])
-
-
-def _chosen(options: ReadOptions) -> dict[str, Any]:
-    """The options of reading that are not at their default; a file is told by what it holds."""
-    chosen = dict(options.chosen())
-    if options.geometry is not None:
-        chosen["geometry"] = _file_digest("--geometry", options.geometry)
-    return chosen
 
 
 def _file_digest(option: str, path: Path) -> str:

@@ -31,7 +31,7 @@ from ...transforms.writers import atomic_write
 from ..archive.naming import case_names, relative
 from ..dataset.layouts import is_dataset
 from ..devices import keep_heap
-from ..identity import case_id
+from ..identity import options_mark, salt_mark
 from ..manifest import Outcome, OutputFolder, digest_of, salt_of
 from ..model_folder import ModelFolder
 from ..overlays import overlay
@@ -129,9 +129,9 @@ def predict(
         "tta_axes": list(predictor.tta_axes),
         "precision": predictor.precision,
         "name": name,
-        **({"read": dict(options.chosen())} if options != DEFAULT else {}),
+        **({"read": options_mark(options)} if options != DEFAULT else {}),
         **({"fill_nan": fill_nan} if fill_nan else {}),
-        "salt": None if salt is None else case_id(salt_of(target, Path(salt)), "salt").removeprefix("case-"),
+        "salt": salt_mark(salt),
     }
     facts = {"device": str(predictor.device), "engine": "torch", "threads": torch.get_num_threads()}
     with OutputFolder(target, "predict", settings, overwrite, facts=facts) as folder:
