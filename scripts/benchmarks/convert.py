@@ -328,6 +328,8 @@ def main() -> int:
     options = parser.parse_args()
     names = installed()
     good = True
+    if options.work is not None:
+        Path(options.work).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.work) as scratch:
         work = Path(scratch)
         cases = {}
