@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from voxelwise.errors import UsageError
+from voxelwise.errors import UnsafeInputError, UsageError
 from voxelwise.networks.fcn import DEPTHS, WIDTHS, FCN8s, FCN16s, FCN32s
 from voxelwise.networks.fcrn import FCNVGG16, FCRN50
 from voxelwise.networks.registry import build_network
@@ -128,6 +128,15 @@ def test_without_a_network_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", fail)
     with pytest.raises(UsageError, match=r"ImageNet weights of vgg16 cannot be fetched.*bring a file"):
+        start_from_imagenet(FCNVGG16(2, 3, 2, width=1))
+
+
+def test_what_came_is_not_what_was_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError('invalid hash value (expected "397923af", got "0")')
+
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", fail)
+    with pytest.raises(UnsafeInputError, match=r"ImageNet weights of vgg16: the hash is wrong .*nothing was taken"):
         start_from_imagenet(FCNVGG16(2, 3, 2, width=1))
 
 

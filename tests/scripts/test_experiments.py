@@ -1,4 +1,4 @@
-"""The comparisons of the sources: each file says what to type and what to expect, and every arm of it can be planned."""
+"""The comparisons of the sources: each file says what to type and what to expect, and each arm can be planned."""
 
 from __future__ import annotations
 
