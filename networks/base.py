@@ -34,6 +34,11 @@ class SegmentationNetwork(nn.Module):
         head: the last 1x1x1 convolution: `forward(x) == head(features(x))` in eval mode; `None` where there is none.
         minimum_size: the smallest input along each axis.
         window_global: whether a logit depends on the whole window.
+        at_least_two: whether an input is padded to more than one voxel in the deepest level, where a norm would erase
+            a single one; set it in front of a batch or instance norm.
+        moves_with_image: whether, norms aside, the logits move with an image that moves by the stride; not where
+            positions are learned or attention windows are laid from the corner.
+        trains_on_single: whether a batch of one can be trained on; where it cannot, `forward` says why.
 
     Shape:
         image: (N, in_channels, *S).
@@ -41,6 +46,9 @@ class SegmentationNetwork(nn.Module):
     """
 
     head: nn.Module | None
+    at_least_two = False
+    moves_with_image = True
+    trains_on_single = True
 
     def __init__(
         self,
@@ -112,10 +120,18 @@ class SegmentationNetwork(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} needs at least {self.minimum_size} voxels, got {size}; use a larger window"
             )
+        if self.training and len(image) == 1 and not self.trains_on_single:
+            raise ValueError(
+                f"{type(self).__name__} cannot be trained on a batch of one: one of its batch norms sees a single "
+                "voxel of each case; use a batch of two or more"
+            )
 
     def aligned_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """The size that an input of `size` is padded to."""
-        return tuple(math.ceil(side / step) * step for side, step in zip(size, self.stride, strict=True))
+        """The size that an input of `size` is padded to: multiples of the stride."""
+        aligned = tuple(math.ceil(side / step) * step for side, step in zip(size, self.stride, strict=True))
+        if self.at_least_two and aligned == self.stride:
+            return (*aligned[:-1], 2 * aligned[-1])
+        return aligned
 
     def activation_bytes(
         self, shape: Sequence[int], *, training: bool = False, batch: int = 1, dtype: torch.dtype = torch.float32
@@ -130,9 +146,9 @@ class SegmentationNetwork(nn.Module):
             batch: windows at a time.
             dtype: what activations are kept in.
         """
-        size = (batch, self.in_channels, *(int(side) for side in shape))
         count = saved_bytes if training else live_bytes
-        return count(self, size, dtype)
+        cases = 2 if training and batch == 1 and not self.trains_on_single else batch
+        return count(self, (cases, self.in_channels, *(int(side) for side in shape)), dtype) * batch // cases
 
 
 def pad_far(image: Tensor, size: Sequence[int]) -> Tensor:
@@ -143,6 +159,26 @@ def pad_far(image: Tensor, size: Sequence[int]) -> Tensor:
     widths = [width for amount in reversed(missing) for width in (0, amount)]
     padded = functional.pad(image, widths, mode="replicate")
     return padded.contiguous(memory_format=memory_format_of(image))
+
+
+def pad_mirror(image: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Mirror the image at its edge voxels, as often as the widths ask for; memory format kept."""
+    layout = memory_format_of(image)
+    for axis, (low, high) in enumerate(zip(before, after, strict=True), start=2):
+        side = int(image.shape[axis])
+        around = torch.arange(-low, side + high, device=image.device)
+        turn = max(2 * (side - 1), 1)
+        within = around % turn
+        image = image.index_select(axis, torch.minimum(within, turn - within) if side > 1 else torch.zeros_like(around))
+    return image.contiguous(memory_format=layout)
+
+
+def crop_centre(image: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle `size` voxels along each axis, a view."""
+    starts = [(had - side) // 2 for had, side in zip(image.shape[2:], size, strict=True)]
+    middle = (slice(start, start + int(side)) for start, side in zip(starts, size, strict=True))
+    inside = (slice(None), slice(None), *middle)
+    return image[inside]
 
 
 def crop(image: Tensor, size: Sequence[int]) -> Tensor:

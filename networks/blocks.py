@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
+from ..errors import unknown
 from .base import memory_format_of
 from .norms import InstanceNorm2d, InstanceNorm3d
+
+
+class _Pointwise3d(nn.Conv3d):
+    """A 1x1x1 convolution that keeps the layout; torch's gives a contiguous result of a channels-last image."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image).contiguous(memory_format=memory_format_of(image))
+
 
 SLOPE = 0.01  # of LeakyReLU, here and in the initialisation
 
 CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+POINTWISE: dict[int, Callable[..., nn.Module]] = {
+    2: partial(nn.Conv2d, kernel_size=1),
+    3: partial(_Pointwise3d, kernel_size=1),
+}
 CONV_TRANSPOSE: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 INSTANCE_NORM: dict[int, Callable[[int], nn.Module]] = {2: InstanceNorm2d, 3: InstanceNorm3d}
 BATCH_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MAX_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVERAGE_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+DROPOUT: dict[int, Callable[..., nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}  # of whole channels
+LINEAR = {2: "bilinear", 3: "trilinear"}  # modes of interpolation
 
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {
     "instance": lambda dims, width: INSTANCE_NORM[dims](width),
@@ -37,7 +56,7 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class ConvNormAct(nn.Module):
-    """A padded convolution, then norm and activation; it has a bias only where no norm follows.
+    """A convolution, then norm and activation.
 
     Args:
         spatial_dims: 2 or 3.
@@ -45,6 +64,9 @@ class ConvNormAct(nn.Module):
         stride: step along each axis.
         norm: a key of `NORMS`.
         activation: a key of `ACTIVATIONS`, or "none".
+        dilation: voxels between the taps of the kernel.
+        padding: zeros around the image; by default as many as keep its size.
+        bias: by default only where no norm follows.
     """
 
     def __init__(
@@ -57,6 +79,9 @@ class ConvNormAct(nn.Module):
         stride: Sequence[int] | None = None,
         norm: str = "instance",
         activation: str = "leaky_relu",
+        dilation: int = 1,
+        padding: int | None = None,
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
         self.conv = CONV[spatial_dims](
@@ -64,8 +89,9 @@ class ConvNormAct(nn.Module):
             out_channels,
             tuple(kernel),
             stride=tuple(stride or (1,) * spatial_dims),
-            padding=tuple(size // 2 for size in kernel),
-            bias=norm == "none",
+            padding=tuple(dilation * (size // 2) if padding is None else padding for size in kernel),
+            dilation=dilation,
+            bias=norm == "none" if bias is None else bias,
         )
         self.norm = NORMS[norm](spatial_dims, out_channels)
         self.activation = nn.Identity() if activation == "none" else ACTIVATIONS[activation](out_channels)
@@ -109,16 +135,100 @@ class ResidualBlock(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, in_channels, *S) to (N, out_channels, *S / stride)."""
-        total = self.second(self.first(image)).add_(self.shortcut(self._subsampled(image)))
+        total = self.second(self.first(image)).add_(self.shortcut(subsample(image, self.step)))
         result: Tensor = self.activation(total)
         return result
 
-    def _subsampled(self, image: Tensor) -> Tensor:
-        if all(side == 1 for side in self.step):
-            return image
-        every: tuple[Any, ...] = (..., *(slice(None, None, side) for side in self.step))
-        coarse = image[every]
-        return coarse.contiguous(memory_format=memory_format_of(image))
+
+def subsample(image: Tensor, step: Sequence[int]) -> Tensor:
+    """Every n-th voxel along each axis, memory format kept: what a strided 1x1x1 convolution looks at."""
+    if all(side == 1 for side in step):
+        return image
+    every: tuple[Any, ...] = (..., *(slice(None, None, side) for side in step))
+    coarse = image[every]
+    return coarse.contiguous(memory_format=memory_format_of(image))
+
+
+class Upsample(nn.Module):
+    """Interpolation to `scale` times the size, nearest or linear; voxel centres are kept (align_corners=False)."""
+
+    def __init__(self, scale: int, mode: str = "nearest") -> None:
+        super().__init__()
+        self.scale = scale
+        self.mode = mode
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, C, *S) to (N, C, *S * scale)."""
+        scale, layout = float(self.scale), memory_format_of(image)
+        if self.mode == "nearest":
+            larger = functional.interpolate(image, scale_factor=scale)
+        else:
+            larger = functional.interpolate(image, scale_factor=scale, mode=LINEAR[image.ndim - 2], align_corners=False)
+        return larger.contiguous(memory_format=layout)  # torch loses the layout in 3D
+
+
+class UpConv(nn.Sequential):
+    """Nearest-neighbour interpolation to twice the size, then a convolution of side 3 with norm and activation."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: str = "batch",
+        activation: str = "relu",
+        bias: bool | None = None,
+    ) -> None:
+        super().__init__(
+            Upsample(2),
+            ConvNormAct(
+                spatial_dims,
+                in_channels,
+                out_channels,
+                kernel=(3,) * spatial_dims,
+                norm=norm,
+                activation=activation,
+                bias=bias,
+            ),
+        )
+
+
+class PointwiseHeads(nn.Module):
+    """Several 1x1x1 convolutions, each on its own part of the channels; their results are summed or averaged.
+
+    Args:
+        spatial_dims: 2 or 3.
+        parts: channels of each part, in order, under the name of its convolution.
+        out_channels: classes.
+        average: the mean instead of the sum.
+    """
+
+    def __init__(self, spatial_dims: int, parts: Mapping[str, int], out_channels: int, *, average: bool) -> None:
+        super().__init__()
+        self.parts = list(parts.values())
+        self.average = average
+        self.convs = nn.ModuleDict(
+            {name: CONV[spatial_dims](channels, out_channels, 1) for name, channels in parts.items()}
+        )
+
+    def each(self, features: Tensor) -> list[Tensor]:
+        """Logits of each part."""
+        parts = features.split(self.parts, dim=1)
+        return [conv(part) for conv, part in zip(self.convs.values(), parts, strict=True)]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, sum of the parts, *S) to (N, K, *S)."""
+        first, *others = self.each(features)
+        for logits in others:
+            first = first + logits
+        return first / len(self.parts) if self.average else first
+
+
+def choose(what: str, name: str, choices: Iterable[str]) -> None:
+    """Refuse a name that is not among the choices."""
+    if name not in choices:
+        raise unknown(what, name, choices)
 
 
 def initialise(module: nn.Module) -> None:

@@ -1,22 +1,27 @@
-"""Dice plus cross-entropy, at one scale or at several (deep supervision).
+"""Losses of segmentation, at one scale or at several (deep supervision), and those of networks without labels.
 
-The Dice term is MONAI's `DiceLoss(include_background=False, softmax=True)`: mean over cases and foreground classes.
-Differs from it: no one-hot tensor is made, and everything is computed in float32 from one log-softmax.
+Each segmentation loss takes logits (N, K, *S), or a list of them, finest first, and labels (N, *S): integers in
+0..K-1, or 0 and 1 where K is 1. They are MONAI's and torch's where those have them (the tests compare). Differs from
+MONAI: no one-hot tensor is made by `DiceCELoss`, and everything is computed in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ..errors import unknown
 
 SMOOTH = 1e-5  # MONAI's, in numerator and denominator
 
 
 class DiceCELoss(nn.Module):
     """Soft Dice loss of the foreground classes plus cross-entropy.
+
+    The Dice term is MONAI's `DiceLoss(include_background=False, softmax=True)`: mean over cases and foreground classes.
 
     Args:
         batch_dice: one Dice over the whole batch instead of the mean over its cases.
@@ -60,6 +65,275 @@ class DiceCELoss(nn.Module):
         if self.batch_dice:
             overlap, total = overlap.sum(dim=0), total.sum(dim=0)
         return (1 - (2 * overlap + SMOOTH) / (total + SMOOTH)).mean()
+
+
+class SegmentationLoss(nn.Module):
+    """Base of the losses below; a subclass writes `one_scale`.
+
+    Shape:
+        logits: (N, K, *S), or a list of them, finest first: scale i weighs 2 ** -i, the weights sum to 1.
+            `DeepSupervisionLoss` has other weights.
+        labels: (N, *S) integers; coarser scales take every n-th voxel.
+    """
+
+    def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The weighted mean over scales, a scalar in float32."""
+        scales = [logits] if isinstance(logits, Tensor) else list(logits)
+        weights = [0.5**level for level in range(len(scales))]
+        return weighted(self.one_scale, scales, labels, [weight / sum(weights) for weight in weights])
+
+    def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of logits (N, K, *S) against labels (N, *S)."""
+        raise NotImplementedError(f"{type(self).__name__} has no one_scale")
+
+
+class DiceLoss(SegmentationLoss):
+    """1 - 2 sum(pg) / (sum(p^2) + sum(g^2)): the loss of V-Net (Milletari et al., 3DV 2016).
+
+    Mean over cases and classes. MONAI's `DiceLoss(squared_pred=True)`, with softmax, or sigmoid for one channel.
+
+    Args:
+        squared: squares in the denominator; without them it is the Dice loss of most others.
+        include_background: whether class 0 counts; one channel is a foreground.
+    """
+
+    def __init__(self, *, squared: bool = True, include_background: bool = False) -> None:
+        super().__init__()
+        self.squared = squared
+        self.include_background = include_background
+
+    def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Soft Dice loss."""
+        scores, truth = scores_and_truth(logits, labels)
+        if scores.shape[1] > 1 and not self.include_background:
+            scores, truth = scores[:, 1:], truth[:, 1:]
+        scores, truth = scores.flatten(2), truth.flatten(2)
+        sizes = scores.square() + truth if self.squared else scores + truth  # truth is 0 or 1, its own square
+        return (1 - (2 * (scores * truth).sum(2) + SMOOTH) / (sizes.sum(2) + SMOOTH)).mean()
+
+
+class BCELoss(SegmentationLoss):
+    """Binary cross-entropy, each channel by itself: torch's `BCEWithLogitsLoss` against one channel a class."""
+
+    def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over cases, channels and voxels."""
+        return functional.binary_cross_entropy_with_logits(logits.float(), one_hot(labels, logits.shape[1]))
+
+
+class DiceBCELoss(SegmentationLoss):
+    """Half the binary cross-entropy plus the Dice loss: UNet++ (Zhou et al., DLMIA 2018) up to the constant 1.
+
+    Args:
+        bce: weight of the binary cross-entropy.
+        dice: weight of the Dice loss, with plain denominator, of sigmoid scores and all channels.
+    """
+
+    def __init__(self, *, bce: float = 0.5, dice: float = 1.0) -> None:
+        super().__init__()
+        self.bce, self.dice = bce, dice
+
+    def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The weighted sum."""
+        truth = one_hot(labels, logits.shape[1])
+        cross_entropy = functional.binary_cross_entropy_with_logits(logits.float(), truth)
+        scores, where = logits.float().sigmoid().flatten(2), truth.flatten(2)
+        overlap = (2 * (scores * where).sum(2) + SMOOTH) / ((scores + where).sum(2) + SMOOTH)
+        return self.bce * cross_entropy + self.dice * (1 - overlap).mean()
+
+
+class CrossEntropyLoss(SegmentationLoss):
+    """Cross-entropy with weights of the classes and a label that counts for nothing: torch's `CrossEntropyLoss`.
+
+    Differs from it: 0 instead of NaN where every voxel is ignored.
+
+    Args:
+        weights: one a class; all the same by default.
+        ignore: the label of voxels that are left out (255 in FCN and FCRN).
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, *, weights: Sequence[float] | None = None, ignore: int = 255) -> None:
+        super().__init__()
+        self.register_buffer("weights", None if weights is None else torch.tensor([float(one) for one in weights]))
+        self.ignore = ignore
+
+    def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Weighted mean over the voxels that are not ignored."""
+        if self.weights is not None and len(self.weights) != logits.shape[1]:
+            raise ValueError(f"{len(self.weights)} weights for logits of {logits.shape[1]} classes")
+        truth = labels.long()
+        if bool((truth == self.ignore).all()):
+            return 0 * logits.float().sum()
+        return functional.cross_entropy(logits.float(), truth, self.weights, ignore_index=self.ignore)
+
+
+class SenSpeLoss(SegmentationLoss):
+    """Squared error of the lesion's voxels and of the background's, each a mean of its own (Brosch et al., TMI 2016).
+
+    Each foreground class against the rest, mean over them. With as many lesion as background voxels and a ratio of 0.5
+    it is the mean squared error.
+
+    Args:
+        ratio: weight of the lesion's error; 0.5 in the authors' library.
+    """
+
+    def __init__(self, *, ratio: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"the lesion's share of the loss is between 0 and 1, got {ratio=:g}")
+        self.ratio = ratio
+
+    def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Weighted sum of the two errors."""
+        scores, truth = scores_and_truth(logits, labels)
+        first = min(1, scores.shape[1] - 1)
+        losses = []
+        for index in range(first, scores.shape[1]):
+            where = truth[:, index]
+            errors = (where - scores[:, index]).square()
+            lesion = (errors * where).sum() / where.sum().clamp_min(1)
+            rest = (errors * (1 - where)).sum() / (1 - where).sum().clamp_min(1)
+            losses.append(self.ratio * lesion + (1 - self.ratio) * rest)
+        return torch.stack(losses).mean()
+
+
+class DeepSupervisionLoss(nn.Module):
+    """sum of w_k L(output k), as MONAI's; labels of coarser outputs are every n-th one of their grid.
+
+    Args:
+        loss: of one scale.
+        weights: one an output, finest first.
+    """
+
+    def __init__(self, loss: nn.Module, weights: Sequence[float]) -> None:
+        super().__init__()
+        self.loss = loss
+        self.weights = tuple(float(weight) for weight in weights)
+
+    def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The weighted sum; a single tensor (eval mode) has the weight 1."""
+        if isinstance(logits, Tensor):
+            loss: Tensor = self.loss(logits, labels)
+            return loss
+        if len(logits) != len(self.weights):
+            raise ValueError(f"{len(self.weights)} weights for {len(logits)} outputs")
+        return weighted(self.loss, list(logits), labels, self.weights)
+
+
+LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "dice_ce": DiceCELoss,
+    "dice": DiceLoss,
+    "bce": BCELoss,
+    "dice_bce": DiceBCELoss,
+    "cross_entropy": CrossEntropyLoss,
+    "sen_spe": SenSpeLoss,
+}
+
+
+def build_loss(name: str, *, scale_weights: Sequence[float] | None = None, **options: object) -> nn.Module:
+    """The loss called `name`, a key of `LOSSES`; with `scale_weights` for networks of deep supervision."""
+    if name not in LOSSES:
+        raise unknown("loss", name, LOSSES)
+    loss = LOSSES[name](**options)
+    return loss if scale_weights is None else DeepSupervisionLoss(loss, scale_weights)
+
+
+def weighted(
+    loss: Callable[[Tensor, Tensor], Tensor], scales: Sequence[Tensor], labels: Tensor, weights: Sequence[float]
+) -> Tensor:
+    """Weighted sum of a loss over scales, each against labels of its own size."""
+    losses = [loss(scale, subsample(labels, scale.shape[2:])) for scale in scales]
+    return torch.stack([one * weight for one, weight in zip(losses, weights, strict=True)]).sum()
+
+
+def one_hot(labels: Tensor, channels: int) -> Tensor:
+    """(N, *S) to (N, channels, *S) of 0 and 1; with one channel, where a label is not 0."""
+    if channels == 1:
+        return (labels != 0).float()[:, None]
+    return torch.stack([labels == index for index in range(channels)], dim=1).float()
+
+
+def scores_and_truth(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax scores (sigmoid of one channel) and 0 or 1, both (N, K, *S)."""
+    wide = logits.float()
+    scores = wide.sigmoid() if wide.shape[1] == 1 else wide.softmax(1)
+    return scores, one_hot(labels, wide.shape[1])
+
+
+# without labels
+
+
+def kl_sparsity(units: Tensor, target: float = 0.15) -> Tensor:
+    """sum over units of KL(target || mean activity): few units of a sparse auto-encoder are active.
+
+    Args:
+        units: (N, F) or (N, F, *S) between 0 and 1, such as sigmoids; the mean is over cases and voxels.
+        target: wanted mean activity.
+    """
+    if not 0 < target < 1:
+        raise ValueError(f"the wanted mean activity is between 0 and 1, got {target=:g}")
+    mean = units.movedim(1, 0).flatten(1).float().mean(1).clamp(1e-6, 1 - 1e-6)
+    return (target * (target / mean).log() + (1 - target) * ((1 - target) / (1 - mean)).log()).sum()
+
+
+def activity_sparsity(units: Tensor, target: float = 0.05) -> Tensor:
+    """Lifetime and population sparsity (in the manner of Kallenberg et al., TMI 2016).
+
+    sum over units of (mean activity over samples - target)^2, plus sum over samples of (mean activity over units -
+    target)^2; each voxel of each case is a sample.
+
+    Args:
+        units: (N, F) or (N, F, *S), not negative, such as ReLUs.
+        target: wanted mean activity.
+    """
+    table = units.movedim(1, 0).flatten(1).float()  # (F, samples)
+    return (table.mean(1) - target).square().sum() + (table.mean(0) - target).square().sum()
+
+
+def triplets(clusters: Tensor, *, negatives: int = 20, generator: torch.Generator | None = None) -> Tensor:
+    """Anchor, positive and negative (3, T) in a batch: all pairs of one cluster, each with some of the others.
+
+    Args:
+        clusters: (N,) which cluster each case is in.
+        negatives: how many cases of other clusters each pair meets at most.
+        generator: where random numbers come from.
+    """
+    same = clusters[:, None] == clusters[None, :]
+    anchor, positive = same.triu(1).nonzero(as_tuple=True)
+    order = torch.rand(len(anchor), len(clusters), generator=generator).to(clusters.device)
+    order = order.masked_fill(same[anchor], -1)
+    drawn, negative = order.topk(min(negatives, len(clusters)), dim=1)
+    pair, column = (drawn >= 0).nonzero(as_tuple=True)
+    return torch.stack((anchor[pair], positive[pair], negative[pair, column]))
+
+
+class TripletLoss(nn.Module):
+    """mean(max(0, gamma |a - p|^2 - |a - n|^2 + margin)): the loss of JULE (Yang et al., CVPR 2016).
+
+    With gamma 1 torch's `TripletMarginWithDistanceLoss` of squared distances. 0 where a batch has no triplet.
+
+    Args:
+        margin: 0.2 in the authors' code.
+        gamma: weight of the distance inside a cluster.
+        negatives: as in `triplets`.
+
+    Shape:
+        codes: (N, F).
+        clusters: (N,) integers.
+    """
+
+    def __init__(self, *, margin: float = 0.2, gamma: float = 1.0, negatives: int = 20) -> None:
+        super().__init__()
+        self.margin, self.gamma, self.negatives = margin, gamma, negatives
+
+    def forward(self, codes: Tensor, clusters: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A scalar in float32."""
+        anchor, positive, negative = codes.float()[triplets(clusters, negatives=self.negatives, generator=generator)]
+        if len(anchor) == 0:
+            return 0 * codes.float().sum()
+        near, far = (anchor - positive).square().sum(1), (anchor - negative).square().sum(1)
+        return (self.gamma * near - far + self.margin).relu().mean()
 
 
 def subsample(labels: Tensor, size: Sequence[int]) -> Tensor:

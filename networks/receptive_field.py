@@ -35,14 +35,28 @@ class Reach:
         """Voxels seen, the largest over positions."""
         return int((self.last - self.first).max()) + 1
 
-    def conv(self, kernel: int, stride: int = 1, dilation: int = 1) -> Reach:
-        """A convolution or a pooling, padded by half its kernel, rounded down: 1 for a kernel of 3, 0 for one of 2."""
-        starts = np.arange(len(self.first) // stride)[:, None] * stride - dilation * (kernel - 1) // 2
+    def conv(self, kernel: int, stride: int = 1, dilation: int = 1, padding: int | None = None) -> Reach:
+        """A convolution or a pooling.
+
+        Padded by half its kernel without `padding`, rounded down: 1 for a kernel of 3, 0 for one of 2.
+        """
+        before = dilation * (kernel - 1) // 2 if padding is None else padding
+        starts = np.arange(len(self.first) // stride)[:, None] * stride - before
         return self._seen(starts + dilation * np.arange(kernel)[None, :])
 
-    def up(self, stride: int) -> Reach:
-        """A transposed convolution whose kernel is its stride, or nearest-neighbour interpolation."""
-        return self._seen((np.arange(len(self.first) * stride) // stride)[:, None])
+    def up(self, stride: int, kernel: int | None = None, padding: int = 0) -> Reach:
+        """A transposed convolution, its kernel the stride by default; that is nearest-neighbour interpolation too."""
+        below = np.arange(len(self.first) * stride) + padding
+        spread = (stride if kernel is None else kernel) - 1
+        return self._seen(np.stack((-((spread - below) // stride), below // stride), axis=1))
+
+    def linear(self, stride: int) -> Reach:
+        """Linear interpolation to `stride` (even) times the size, voxel centres kept (align_corners=False)."""
+        return self.up(stride, 2 * stride, stride // 2)
+
+    def crop(self, offset: int) -> Reach:
+        """The map without its first `offset` voxels."""
+        return self._seen((np.arange(len(self.first)) + offset)[:, None])
 
     def join(self, other: Reach) -> Reach:
         """A concatenation or a sum of two maps of the same size."""

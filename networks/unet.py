@@ -1,20 +1,31 @@
 """U-Net: an encoder and a decoder joined by one skip per level; our everyday network in two and three dimensions.
 
 Ronneberger, Fischer and Brox, MICCAI 2015 (2D); Çiçek et al., MICCAI 2016 (3D).
-Differs from the papers: padded convolutions, strided convolutions downwards, instance norm and LeakyReLU, residual
-blocks in the encoder and outputs at several scales by option.
+Differs from the papers: padded convolutions, strided convolutions downwards, instance norm and LeakyReLU; by option
+residual blocks in the encoder, an encoder of another library, and outputs at several scales.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 from torch import Tensor, cat, nn
 
-from ..errors import unknown
+from ..errors import UsageError
 from .base import Logits, SegmentationNetwork
-from .blocks import ACTIVATIONS, CONV, CONV_TRANSPOSE, LOCAL_NORMS, NORMS, ConvNormAct, ResidualBlock, initialise
+from .blocks import (
+    ACTIVATIONS,
+    CONV,
+    CONV_TRANSPOSE,
+    LOCAL_NORMS,
+    NORMS,
+    ConvNormAct,
+    ResidualBlock,
+    choose,
+    initialise,
+)
+from .encoders import MAPS, build_encoder, check_encoder, encoder_reach
 from .receptive_field import Reach
 
 Sides = Sequence[int] | int
@@ -25,7 +36,8 @@ ENCODER_DEPTH = {"plain": 2, "residual": 1}  # blocks a level: two convolutions 
 class UNet(SegmentationNetwork):
     """U-Net with strided convolutions downwards and transposed ones (kernel = stride) upwards.
 
-    Parameters (1 to 2 channels, default options): 5,684,578 in 2D, 16,543,650 in 3D.
+    Parameters (1 to 2 channels, default options): 5,684,578 in 2D, 16,543,650 in 3D; in 2D 26,989,730 with
+    encoder="resnet34".
 
     Args:
         widths: channels per level, shallow to deep.
@@ -37,6 +49,9 @@ class UNet(SegmentationNetwork):
         encoder_depth: blocks per level; default 2 convolutions (plain) or 1 block of two (residual).
         decoder_depth: convolutions per level of the decoder.
         deep_supervision: number of output scales in training mode; with 1 a tensor is returned instead of a list.
+        encoder: in 2D, one of segmentation-models-pytorch's instead of ours, such as resnet34, inceptionv4 or
+            efficientnet-b0 (`ENCODERS`). The image itself and its five maps go into our decoder, whose five levels
+            have the `widths`; `blocks`, `kernels`, `strides` and `encoder_depth` are left out, and it keeps its norm.
 
     Shape:
         image: (N, in_channels, *S).
@@ -58,13 +73,17 @@ class UNet(SegmentationNetwork):
         encoder_depth: Sides | None = None,
         decoder_depth: Sides = 2,
         deep_supervision: int = 1,
+        encoder: str | None = None,
     ) -> None:
         levels = len(widths)
+        if encoder is not None:
+            check_encoder(encoder, spatial_dims)
+            levels = _levels_beside(encoder, widths, blocks, kernels, strides, encoder_depth)
         if levels < 2:
             raise ValueError(f"a U-Net has at least two levels, got widths={list(widths)}")
-        _choose("blocks", blocks, BLOCKS)
-        _choose("norm", norm, NORMS)
-        _choose("activation", activation, ACTIVATIONS)
+        choose("blocks", blocks, BLOCKS)
+        choose("norm", norm, NORMS)
+        choose("activation", activation, ACTIVATIONS)
         if not 1 <= deep_supervision < levels:
             raise ValueError(f"{levels} levels have 1 to {levels - 1} output scales, got {deep_supervision=}")
         kernel = _per_level("kernels", [3] * levels if kernels is None else kernels, levels, spatial_dims)
@@ -76,49 +95,49 @@ class UNet(SegmentationNetwork):
         depth_down = _depths("encoder_depth", ENCODER_DEPTH[blocks] if encoder_depth is None else encoder_depth, levels)
         depth_up = _depths("decoder_depth", decoder_depth, levels - 1)
         convs_down = [depth * (2 if blocks == "residual" else 1) for depth in depth_down]
+        reach = []
+        for axis in range(spatial_dims):
+            sides, steps = [k[axis] for k in kernel], [s[axis] for s in stride]
+            maps = _encoded(sides, steps, convs_down) if encoder is None else encoder_reach(encoder)
+            if maps is not None and norm in LOCAL_NORMS:
+                reach.append(_decoded(maps, sides, steps, depth_up))
         super().__init__(
             spatial_dims,
             in_channels,
             out_channels,
             stride=[prod(sides[axis] for sides in stride) for axis in range(spatial_dims)],
-            receptive_field=[
-                _reach([k[axis] for k in kernel], [s[axis] for s in stride], convs_down, depth_up)
-                for axis in range(spatial_dims)
-            ]
-            if norm in LOCAL_NORMS
-            else None,
+            receptive_field=reach or None,
         )
-        self.norm = norm
+        self.at_least_two = norm != "none" or encoder is not None
         self.deep_supervision = deep_supervision
-        self.encoder = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    BLOCKS[blocks](
-                        spatial_dims,
-                        widths[level] if step else (widths[level - 1] if level else in_channels),
-                        widths[level],
-                        kernel=kernel[level],
-                        stride=None if step else stride[level],
-                        norm=norm,
-                        activation=activation,
-                    )
-                    for step in range(depth_down[level])
-                )
+        self.encoder_name = encoder
+        self.encoder: nn.Module
+        if encoder is None:
+            self.encoder = _own_encoder(
+                spatial_dims,
+                in_channels,
+                widths=widths,
+                depths=depth_down,
+                kernels=kernel,
+                strides=stride,
+                blocks=blocks,
+                norm=norm,
+                activation=activation,
             )
-            for level in range(levels)
-        )
+            skips, below = widths[:-1], widths[-1]
+        else:
+            self.encoder, (*skips, below) = build_encoder(encoder, in_channels)
+        widths = widths[: levels - 1]  # of the decoder
         self.up = nn.ModuleList(
-            CONV_TRANSPOSE[spatial_dims](
-                widths[level + 1], widths[level], stride[level + 1], stride=stride[level + 1], bias=norm == "none"
-            )
-            for level in range(levels - 1)
+            CONV_TRANSPOSE[spatial_dims](coarse, width, step, stride=step, bias=norm == "none")
+            for coarse, width, step in zip([*widths[1:], below], widths, stride[1:], strict=True)
         )
         self.decoder = nn.ModuleList(
             nn.Sequential(
                 *(
                     ConvNormAct(
                         spatial_dims,
-                        widths[level] if step else 2 * widths[level],
+                        widths[level] if step else widths[level] + skips[level],
                         widths[level],
                         kernel=kernel[level],
                         norm=norm,
@@ -133,14 +152,9 @@ class UNet(SegmentationNetwork):
         self.coarse_heads = nn.ModuleList(
             CONV[spatial_dims](widths[level], out_channels, 1) for level in range(1, deep_supervision)
         )
-        self.apply(initialise)
-
-    def aligned_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Multiples of the stride, and more than one voxel in the deepest level: a norm would erase a single one."""
-        aligned = super().aligned_size(size)
-        if self.norm != "none" and aligned == self.stride:
-            return (*aligned[:-1], 2 * aligned[-1])
-        return aligned
+        for part in (self.encoder, self.up, self.decoder, self.head, self.coarse_heads):
+            if part is not self.encoder or encoder is None:  # a library's encoder starts as the library has it
+                part.apply(initialise)
 
     def body(self, image: Tensor) -> Tensor:
         """Features of the finest level."""
@@ -157,8 +171,10 @@ class UNet(SegmentationNetwork):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """One feature map a level, shallow to deep."""
+        if self.encoder_name is not None:
+            return list(self.encoder(image))
         levels = [image]
-        for stage in self.encoder:
+        for stage in self.encoder.children():
             levels.append(stage(levels[-1]))
         return levels[1:]
 
@@ -171,25 +187,70 @@ class UNet(SegmentationNetwork):
         return decoded[:-1]
 
 
-def _reach(kernels: Sequence[int], strides: Sequence[int], down: Sequence[int], up: Sequence[int]) -> int:
-    """Receptive field along one axis; `down` and `up` are convolutions per level."""
+def _own_encoder(
+    spatial_dims: int,
+    in_channels: int,
+    *,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    kernels: Sequence[Sequence[int]],
+    strides: Sequence[Sequence[int]],
+    blocks: str,
+    norm: str,
+    activation: str,
+) -> nn.ModuleList:
+    """One stage a level; its first block takes the step into the level."""
+    levels = nn.ModuleList()
+    for level, width in enumerate(widths):
+        stage = nn.Sequential()
+        for step in range(depths[level]):
+            stage.append(
+                BLOCKS[blocks](
+                    spatial_dims,
+                    width if step else (widths[level - 1] if level else in_channels),
+                    width,
+                    kernel=kernels[level],
+                    stride=None if step else strides[level],
+                    norm=norm,
+                    activation=activation,
+                )
+            )
+        levels.append(stage)
+    return levels
+
+
+def _levels_beside(encoder: str, widths: Sequence[int], blocks: str, *own: object) -> int:
+    """Levels of a U-Net with a library's encoder; what describes ours is refused."""
+    if blocks != "plain" or any(option is not None for option in own):
+        raise UsageError(
+            f"encoder={encoder} has blocks, kernels, strides and a depth of its own; leave the options blocks, "
+            "kernels, strides and encoder_depth out"
+        )
+    if len(widths) != MAPS:
+        raise UsageError(f"encoder={encoder}: widths gives the {MAPS} levels of the decoder, got {list(widths)}")
+    return MAPS + 1
+
+
+def _encoded(kernels: Sequence[int], strides: Sequence[int], convs: Sequence[int]) -> list[Reach]:
+    """What each level of our encoder sees along one axis; `convs` are convolutions per level."""
     seen = Reach.of_input(prod(strides))
     levels: list[Reach] = []
-    for kernel, stride, convs in zip(kernels, strides, down, strict=True):
+    for kernel, stride, count in zip(kernels, strides, convs, strict=True):
         seen = seen.conv(kernel, stride)
-        for _ in range(convs - 1):
+        for _ in range(count - 1):
             seen = seen.conv(kernel)
         levels.append(seen)
-    for level in reversed(range(len(up))):
-        seen = seen.up(strides[level + 1]).join(levels[level])
-        for _ in range(up[level]):
+    return levels
+
+
+def _decoded(levels: Sequence[Reach], kernels: Sequence[int], strides: Sequence[int], convs: Sequence[int]) -> int:
+    """Receptive field along one axis of what the decoder makes of the levels."""
+    *skips, seen = levels
+    for level in reversed(range(len(skips))):
+        seen = seen.up(strides[level + 1]).join(skips[level])
+        for _ in range(convs[level]):
             seen = seen.conv(kernels[level])
     return seen.size
-
-
-def _choose(what: str, name: str, choices: Iterable[str]) -> None:
-    if name not in choices:
-        raise unknown(what, name, choices)
 
 
 def _per_level(what: str, sides: Sequence[Sides], levels: int, spatial_dims: int) -> list[tuple[int, ...]]:

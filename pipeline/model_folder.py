@@ -321,11 +321,16 @@ def _name_to_build(model: ModelFolder, network: str | None) -> str:
 
 
 def _without_paths(plan: dict[str, Any]) -> dict[str, Any]:
-    """The plan; of a network in a user's file the file's name alone, as where it lay is of that machine."""
+    """The plan; of a user's file (network, weights) the file's name alone, as where it lay is of that machine."""
     network = plan.get("network")
-    if not isinstance(network, dict) or not is_file(str(network.get("name", ""))):
+    if not isinstance(network, dict):
         return plan
-    return {**plan, "network": {**network, "name": Path(str(network["name"])).name}}
+    network = dict(network)
+    if is_file(str(network.get("name", ""))):
+        network["name"] = Path(str(network["name"])).name
+    if isinstance(network.get("start"), dict):
+        network["start"] = {**network["start"], "weights": Path(str(network["start"].get("weights"))).name}
+    return {**plan, "network": network}
 
 
 def _folds_of(folder: Path, content: ModelFile) -> dict[str, FoldEntry]:

@@ -20,7 +20,21 @@ from pathlib import Path
 PACKAGE = "voxelwise"
 STAGES = ("archive", "dataset", "inference", "evaluation", "training", "demo")  # each may import what stands before it
 ROOMS = ("transforms", "networks", "pipeline", "scripts")
-LATE = {"itk", "SimpleITK", "openvino", "mlflow", "tensorboard", "matplotlib", "distributed", "dask", "triton", "cv2"}
+LATE = {
+    "itk",
+    "SimpleITK",
+    "openvino",
+    "mlflow",
+    "tensorboard",
+    "matplotlib",
+    "distributed",
+    "dask",
+    "triton",
+    "cv2",
+    "monai",
+    "torchvision",
+    "segmentation_models_pytorch",
+}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torch.package"}
 FORBIDDEN_ARGUMENTS = {"weights_only=False", "allow_pickle=True", "shell=True"}
 FORBIDDEN_CALLS = {

@@ -76,7 +76,12 @@ Network = Annotated[
 Dims = Annotated[int | None, typer.Option("--dims", help="2: on slices, 3: on volumes.")]
 Width = Annotated[int | None, typer.Option("--width", min=1, help="Channels of the first level of the network.")]
 NetworkOptions = Annotated[
-    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Option of the network; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="Option of the network; may be repeated. weights=FILE or weights=imagenet: where training starts.",
+    ),
 ]
 
 

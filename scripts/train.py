@@ -34,6 +34,10 @@ def run(
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, help="Patches of one step.  [default: the plan's]")
     ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option("--loss", help="dice_ce, dice, cross_entropy, bce, dice_bce or sen_spe.  [default: dice_ce]"),
+    ] = None,
     optimizer: Annotated[str | None, typer.Option("--optimizer", help="adamw, adam or sgd.  [default: adamw]")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.  [default: the plan's]")] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="cosine, poly or constant.")] = None,
@@ -73,6 +77,7 @@ def run(
         minutes=minutes,
         steps=steps,
         batch=batch,
+        loss=loss,
         optimizer=optimizer,
         lr=lr,
         schedule=schedule,

@@ -1,14 +1,17 @@
 """Which files of a data set folder belong together; no voxel is read here.
 
 Known layouts: a Medical Segmentation Decathlon `dataset.json`, an nnU-Net raw folder (imagesTr, labelsTr, dataset.json
-with `channel_names`), and plain `images/` + `labels/` with equal base names. `patients.csv` (case,patient) may stand
-beside any of them.
+with `channel_names`), plain `images/` + `labels/` with equal base names, and one flat folder whose label maps are named
+after their images (1.jpg, 1-mask.png). The label folder may be `1st_manual/` (DRIVE) too, and where no base
+name is equal the part in front of the last `_` is (21_training.tif, 21_manual1.gif). `patients.csv` (case,patient) may
+stand beside any of them.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -36,9 +39,11 @@ SUFFIXES = (
     ".gif",
     ".bmp",
 )
+LABEL_FOLDERS = ("labels", "1st_manual")
+NAMED_AFTER = re.compile(r"(.+)[-_](?:mask|labels?|seg|segmentation)", re.IGNORECASE)
 EXPECTED = (
     "expected a dataset.json (Medical Segmentation Decathlon or nnU-Net), or the folders images/ and labels/ "
-    "whose files have the same base names"
+    "whose files have the same base names, or images and label maps such as 1.png and 1-mask.png"
 )
 
 
@@ -52,10 +57,12 @@ def base_name(path: Path) -> str:
 
 
 def is_dataset(path: Path) -> bool:
-    """Whether a path is a data set: a dataset.json or its folder, or a folder that holds images/ and labels/."""
+    """Whether a path is a data set: a dataset.json or its folder, or a folder of images and label maps."""
     if path.is_file():
         return path.suffix == ".json"
-    return (path / "dataset.json").is_file() or ((path / "images").is_dir() and (path / "labels").is_dir())
+    if (path / "dataset.json").is_file() or _label_folder(path) is not None:
+        return True
+    return path.is_dir() and _is_flat(path) and not any(entry.is_dir() for entry in _visible(path))
 
 
 def read_dataset(path: Path | str, *, unlabelled: bool = False) -> Dataset:
@@ -78,8 +85,10 @@ def read_dataset(path: Path | str, *, unlabelled: bool = False) -> Dataset:
     description = path if path.is_file() else root / "dataset.json"
     if description.is_file():
         dataset = _read_described(root, description, unlabelled)
-    elif (root / "images").is_dir() and (root / "labels").is_dir():
-        dataset = _read_plain(root, unlabelled)
+    elif (folder := _label_folder(root)) is not None:
+        dataset = _read_plain(root, folder, unlabelled)
+    elif _is_flat(root):
+        dataset = _read_flat(root, unlabelled)
     else:
         found = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
         if not found:
@@ -229,13 +238,65 @@ def _numbered_cases(
     return tuple(cases), tuple(failures)
 
 
-def _read_plain(root: Path, unlabelled: bool) -> Dataset:
-    """images/ and labels/, one file (or one folder with a DICOM series) a case."""
-    images, labels = _grouped(_visible(root / "images")), _grouped(_visible(root / "labels"))
+def _label_folder(root: Path) -> Path | None:
+    """Where the label maps lie beside images/."""
+    folders = [root / name for name in LABEL_FOLDERS if (root / "images").is_dir() and (root / name).is_dir()]
+    return folders[0] if folders else None
+
+
+def _read_plain(root: Path, folder: Path, unlabelled: bool) -> Dataset:
+    """images/ and a folder of labels, one file (or one folder with a DICOM series) a case."""
+    images, labels = _grouped(_visible(root / "images")), _grouped(_visible(folder))
+    if not images.keys() & labels.keys():
+        numbered, marked = _beginnings(images), _beginnings(labels)
+        if numbered.keys() & marked.keys():
+            images, labels = numbered, marked
+    return _paired(root, images, labels, root / "images", folder, unlabelled)
+
+
+def _beginnings(groups: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """Files by the part of their names in front of the last `_`."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for name, files in groups.items():
+        found[name.rpartition("_")[0] or name].extend(files)
+    return found
+
+
+def _is_flat(root: Path) -> bool:
+    """Whether a folder holds an image and a label map that is named after it."""
+    images, labels = _split(root)
+    return bool(images.keys() & labels.keys())
+
+
+def _split(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Images and label maps of a flat folder, both by the image's base name."""
+    groups = _grouped(file for file in _visible(root) if not file.is_dir())
+    marks = {name: found[1] for name in groups if (found := NAMED_AFTER.fullmatch(name)) is not None}
+    labels: dict[str, list[Path]] = defaultdict(list)
+    for name, image in marks.items():
+        labels[image].extend(groups[name])
+    return {name: files for name, files in groups.items() if name not in marks}, labels
+
+
+def _read_flat(root: Path, unlabelled: bool) -> Dataset:
+    """Images and label maps side by side."""
+    images, labels = _split(root)
+    return _paired(root, images, labels, root, root, unlabelled)
+
+
+def _paired(
+    root: Path,
+    images: Mapping[str, list[Path]],
+    labels: Mapping[str, list[Path]],
+    images_folder: Path,
+    labels_folder: Path,
+    unlabelled: bool,
+) -> Dataset:
+    """One image and one label map a case; what is missing or doubled is a failure."""
     cases, failures = [], []
     for name in sorted({*images, *labels}):
         files, label_files = images.get(name, []), labels.get(name, [])
-        problem = _pairing_problem(name, root / "images", root / "labels", files, label_files, unlabelled)
+        problem = _pairing_problem(name, images_folder, labels_folder, files, label_files, unlabelled)
         if problem is not None:
             failures.append(problem)
         else:

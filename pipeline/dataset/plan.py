@@ -22,7 +22,7 @@ from .choices import (
     choose_spacing,
 )
 from .fingerprint import Fingerprint, take_fingerprint
-from .plan_record import Plan, plan_from, read_plan, write_plan
+from .plan_record import Plan, plan_from, read_plan, split_start, write_plan
 from .topology import Machine, choose_topology
 
 __all__ = ["Plan", "make_plan", "plan", "plan_from", "read_plan", "write_plan"]
@@ -159,6 +159,7 @@ def make_plan(
     slice_axis = _slice_axis(grid, is_flat) if dims == 2 else None
     machine = Machine.here(device_kind, memory_bytes)
     labels = dataset.labels or ()
+    start, own_options = split_start(options or {})
     built = choose_topology(
         shape,
         grid,
@@ -169,13 +170,14 @@ def make_plan(
         classes=len(labels),
         network=network or "unet",
         width=width,
-        options=options,
+        options=own_options,
         patch=fields.get("patch"),
         batch=fields.get("batch"),
     )
     chosen.take("patch", built.patch, built.reasons["patch"])
     chosen.take("batch", built.batch, built.reasons["batch"])
-    chosen.take("network", {"name": network or "unet", "options": built.options}, built.reasons["network"])
+    named = {"name": network or "unet", "options": built.options, "start": start}
+    chosen.take("network", named, built.reasons["network"])
     axes, sides, why = choose_mirror_axes(fingerprint, slice_axis, spacing)
     axes = chosen.take("mirror_axes", axes, why)
     gpu = machine.kind == "gpu"

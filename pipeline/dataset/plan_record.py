@@ -7,11 +7,20 @@ comments are read back into `Plan.reasons`, so that a model folder can still say
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ...errors import UsageError
 from ...transforms.geometry import ALL_AXIS_CODES
@@ -58,11 +67,56 @@ class Normalisation(Record):
         return self
 
 
+class Start(Record):
+    """Weights that a network starts from instead of fresh ones.
+
+    weights: a file, or `imagenet`; sha256: of the file, filled in where it is first read and held to from then on;
+    channel_order: `bgr` for weights that were trained on blue, green, red.
+    """
+
+    weights: str
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+
+
 class Network(Record):
-    """A name that `voxelwise networks` lists, or file.py:Class, and its options."""
+    """A name that `voxelwise networks` lists, or file.py:Class, its options, and perhaps weights to start from.
+
+    `weights` (and `channel_order`) among the options are moved to `start`: no class of a network takes them.
+    """
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
+    start: Start | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lift(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("options"), dict):
+            return values
+        start, options = split_start(values["options"])
+        if start is None:
+            return values
+        before = values.get("start") or {}
+        same = all(dict(before).get(key, value) == value for key, value in start.items()) and before
+        return {**values, "options": options, "start": before if same else start}
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        return {key: value for key, value in values.items() if key != "start" or value is not None}
+
+
+def split_start(options: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """What options say of the weights to start from, None where they say nothing; and the network's own options."""
+    rest = dict(options)
+    weights = rest.pop("weights", None)
+    if weights is None:
+        return None, dict(options)
+    start = {"weights": str(weights)}
+    if "channel_order" in rest:
+        start["channel_order"] = rest.pop("channel_order")
+    return start, rest
 
 
 class Optimizer(Record):
@@ -85,6 +139,7 @@ class Plan(Record):
         mirror_axes: spatial axes (0, 1, 2 of `orientation`) that augmentation and test-time mirroring may flip.
         oversample_foreground: share of the patches that are centred on a foreground voxel.
         augmentation: strengths, by the names that transforms/augment.py documents; 0 turns one off.
+        loss: what is made small, a key of `networks.losses.LOSSES`.
         average_weights: decay of the running average of the weights, 0 for none.
         reasons: field -> one sentence.
     """
@@ -107,6 +162,7 @@ class Plan(Record):
     oversample_foreground: float = Field(default=0.33, ge=0, le=1)
     augmentation: dict[str, float] = Field(default_factory=dict)
     optimizer: Optimizer = Field(default_factory=Optimizer)
+    loss: Literal["dice_ce", "dice", "cross_entropy", "bce", "dice_bce", "sen_spe"] = "dice_ce"
     steps_per_epoch: int = Field(default=250, ge=1)
     validation_cases: int = Field(default=8, ge=0)
     average_weights: float = Field(default=0.0, ge=0, lt=1)
@@ -114,6 +170,11 @@ class Plan(Record):
     tta: bool = True
     seed: int = Field(default=0, ge=0)
     reasons: dict[str, str] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_loss(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        return {key: value for key, value in values.items() if key != "loss" or value != "dice_ce"}
 
     @model_validator(mode="after")
     def _check(self) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, prod
 from typing import Any
 
@@ -58,7 +59,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class _Model:
-    """A network by name, before it is built."""
+    """A network by name, built once at most, and without memory."""
 
     name: str
     dims: int
@@ -66,8 +67,10 @@ class _Model:
     classes: int
     options: Mapping[str, Any]
 
-    def build(self) -> SegmentationNetwork:
-        return build_network(self.name, self.dims, self.channels, self.classes, **self.options)
+    @cached_property
+    def built(self) -> SegmentationNetwork:
+        with torch.device("meta"):
+            return build_network(self.name, self.dims, self.channels, self.classes, **self.options)
 
     def alignment(self) -> tuple[list[int], list[int]]:
         """What a patch is a multiple of, and the least size of its sides."""
@@ -75,18 +78,17 @@ class _Model:
         if self.name == "unet" and all(isinstance(level, list) for level in strides):  # known without building it
             stride = [prod(level[axis] for level in strides) for axis in range(self.dims)]
             return stride, stride
-        built = self.build()
-        return [int(step) for step in built.stride], [int(side) for side in built.minimum_size]
+        return [int(step) for step in self.built.stride], [int(side) for side in self.built.minimum_size]
 
     def fits(self, patch: Sequence[int], batch: int, machine: Machine) -> bool:
         """Whether activations and weights, with gradients and moments, stay within the share of memory."""
         limit = MEMORY_SHARE * machine.memory_bytes
-        if self.name in MAPS:  # a trace gives the same within a fifth, and loads much of torch
+        # a trace gives the same within a fifth, and loads much of torch
+        if self.name in MAPS and "encoder" not in self.options:
             width = self.options["widths"][0] if self.name == "unet" else self.options.get("width", 16)
             return 2 * MAPS[self.name][self.dims] * width * prod(patch) * batch * 4 <= limit
-        built = self.build()
-        weights = sum(parameter.numel() for parameter in built.parameters())
-        return 2 * built.activation_bytes(patch, training=True, batch=batch) + 16 * weights <= limit
+        weights = sum(parameter.numel() for parameter in self.built.parameters())
+        return 2 * self.built.activation_bytes(patch, training=True, batch=batch) + 16 * weights <= limit
 
 
 def choose_topology(
@@ -123,13 +125,18 @@ def choose_topology(
     axes = [axis for axis in range(3) if axis != slice_axis] if dims == 2 else [0, 1, 2]
     steps = [float(spacing_mm[axis]) for axis in axes]
     given = None if patch is None else [int(patch[axis]) for axis in axes]
-    levels = _levels_given(options or {}) if network == "unet" else None
+    ours = network == "unet" and "encoder" not in (options or {})  # the levels of an encoder of others are its own
+    levels = _levels_given(options or {}) if ours else None
     sides = given or [max(1, round(float(shape[axis]))) for axis in axes]
+    model: _Model | None = None
     while True:
-        chosen = {"width": width} if width else {}
-        if network == "unet":
+        chosen: dict[str, Any] = {"width": width} if width else {}
+        if network == "unet" and width:
+            chosen = {"widths": [width * 2**level for level in range(5)]}
+        if ours:
             chosen = _unet_options(sides, steps, machine.kind, width, dims, levels)
-        model = _Model(network, dims, channels, classes, {**chosen, **(options or {})})
+        if model is None or ours:  # the levels of ours follow the patch
+            model = _Model(network, dims, channels, classes, {**chosen, **(options or {})})
         stride, smallest = model.alignment()
         whole = given or [ceil(side / step) * step for side, step in zip(sides, stride, strict=True)]
         longest = max(

@@ -34,6 +34,7 @@ from .checkpoints import AtomicCheckpoints, KeepCheckpoints, newest_whole, read_
 from .data import Patches, training_loader, validation_loader
 from .module import SegmentationModule
 from .progress import ShowProgress
+from .start import read_start, start_network
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class KeepModel(lightning.Callback):
             self.plan.model_dump(mode="json"),
             fold=self.fold,
             preprocessing=self.steps,
-            provenance=provenance,
+            provenance={**provenance, **read_start(self.run / f"fold_{self.fold}")},
         )
 
 
@@ -171,6 +172,8 @@ def fit(
     """
     torch.manual_seed(draw_seed(plan.seed, 0))
     network = network_of(plan)
+    if newest_whole(folder / "checkpoints") is None:
+        start_network(network, plan, folder)
     score = CaseScore(store, plan, settings.device, settings.precision)
     patches = Patches(
         store,

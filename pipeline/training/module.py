@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import NothingDoneError
 from ...networks.base import SegmentationNetwork
-from ...networks.losses import DiceCELoss
+from ...networks.losses import build_loss
 from ..dataset.plan import Plan
 from ..devices import memory_format
 from ..seeds import draw_seed
@@ -29,7 +29,7 @@ class SegmentationModule(lightning.LightningModule):
 
     Args:
         network: the network, already initialised.
-        plan: learning rate, schedule, averaging, labels.
+        plan: loss, learning rate, schedule, averaging, labels.
         steps: optimiser steps of the whole run, which the schedule is fitted to.
         score: case name, network -> (K - 1,) Dice of the foreground classes on the whole case, NaN where a class is
             absent.
@@ -47,7 +47,7 @@ class SegmentationModule(lightning.LightningModule):
         self.network = network
         self.averaged = average_weights(network, plan.average_weights) if plan.average_weights > 0 else None
         self.plan, self.steps, self.score = plan, steps, score
-        self.loss = DiceCELoss()
+        self.loss = build_loss(plan.loss)
         self.format = memory_format(network.spatial_dims)
         self.bad_steps: list[list[str]] = []
         self.case_scores: list[Tensor] = []

@@ -27,6 +27,7 @@ from ..lock import FolderLock
 from ..manifest import Failure
 from ..model_folder import MODEL_FILE
 from ..sizes import parse_bytes
+from .start import check_start, with_start_pinned
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +98,12 @@ def prepare(
         splits: the user's folds.
         overwrite: let a new plan replace the run's.
         workers: threads and processes that read.
-        changes: what the user asked for on top of the plan (network, dims, width, options, batch, optimizer, lr,
-            schedule, seed, memory, gpu_memory, device_kind), None where not.
+        changes: what the user asked for on top of the plan (network, dims, width, options, batch, loss, optimizer,
+            lr, schedule, seed, memory, gpu_memory, device_kind), None where not.
 
     Raises:
         UsageError: wrong options; a run of another plan or other folds in the same folder.
+        UnsafeInputError: weights to start from that are not the ones of the plan, or more than tensors.
         NoRoomError: a training step needs more than the memory that was given.
         NothingDoneError: no case is left.
     """
@@ -123,7 +125,9 @@ def prepare(
         chosen = make_plan(fingerprint, **_choices(asked, kind, memory))
     else:
         chosen = changed(plan if isinstance(plan, Plan) else read_plan(plan), asked)
+    chosen = with_start_pinned(chosen)
     built = check_network(chosen)
+    check_start(chosen, built)
     if memory is not None:
         check_memory(chosen, built, memory)
     folds = _folds(listed, fold, splits)
@@ -182,7 +186,7 @@ def changed(plan: Plan, asked: Mapping[str, Any]) -> Plan:
         values["network"]["options"]["width"] = asked["width"]
     values["network"]["options"].update(asked.get("options", {}))
     values["optimizer"].update(_optimizer(asked))
-    for field in ("batch", "seed"):
+    for field in ("batch", "seed", "loss"):
         if field in asked:
             values[field] = asked[field]
     return plan_from(values, where="options on the command line")
@@ -223,7 +227,9 @@ def _memory(asked: Mapping[str, Any], kind: str) -> int | None:
 
 
 def _choices(asked: Mapping[str, Any], kind: str, amount: int | None) -> dict[str, Any]:
-    choices = {key: asked[key] for key in ("network", "dims", "width", "options", "batch", "seed") if key in asked}
+    choices = {
+        key: asked[key] for key in ("network", "dims", "width", "options", "batch", "seed", "loss") if key in asked
+    }
     if amount is not None:
         choices["memory_bytes"] = amount
     if optimizer := _optimizer(asked):

@@ -4,7 +4,8 @@ RUN/plan.yaml              what was done, and why; give it back with --plan
 RUN/folds.json             which cases train and validate in each fold
 RUN/model.yaml             the model folder that predict takes, from the first checkpoint on
 RUN/preprocessed/          the store of preprocessed cases, shared by the folds
-RUN/fold_K/                weights.safetensors, validation.json, curves (TensorBoard), checkpoints, manifest
+RUN/fold_K/                weights.safetensors, validation.json, curves (TensorBoard), checkpoints, manifest; start.json
+                           where the network started from weights: which were taken, dropped and new
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from .budget import Budget
 from .checkpoints import newest_whole
 from .fit import RunSettings, fit
 from .prepare import Prepared, prepare, reserved
+from .start import START_FILE
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ def train(
     minutes: float | None = None,
     steps: int | None = None,
     batch: int | None = None,
+    loss: str | None = None,
     optimizer: str | None = None,
     lr: float | None = None,
     schedule: str | None = None,
@@ -79,7 +82,8 @@ def train(
             below).
         dims: 2 trains on slices, 3 on volumes.
         width: channels of the first level.
-        options: options of the network.
+        options: options of the network; `weights` (a file, or imagenet) and `channel_order` (rgb, bgr) say what it
+            starts from.
         fold: number of the fold, or `all` for every case and no validation.
         cross_validate: all folds, one after the other.
         splits: JSON file with the user's own folds (nnU-Net's splits_final.json).
@@ -88,6 +92,7 @@ def train(
         minutes: time for everything, preprocessing included; or
         steps: optimiser steps.
         batch: patches of one step.
+        loss: dice_ce, dice (V-Net's), cross_entropy, bce, dice_bce or sen_spe.
         optimizer: adamw, adam or sgd.
         lr: learning rate.
         schedule: cosine, poly or constant.
@@ -108,6 +113,7 @@ def train(
 
     Raises:
         UsageError: wrong options, or a run with other settings in `out`.
+        UnsafeInputError: weights to start from that hold more than tensors, or whose hash is not the plan's.
         NoRoomError: a step needs more than `memory`; the disk is full.
         FolderInUseError: another call prepares the run, trains the same fold, or any fold where `overwrite` is given.
         InterruptedRunError: stopped by a signal.
@@ -148,6 +154,7 @@ def train(
                 "width": width,
                 "options": dict(options or {}),
                 "batch": batch,
+                "loss": loss,
                 "optimizer": optimizer,
                 "lr": lr,
                 "schedule": schedule,
@@ -218,7 +225,8 @@ def _train_fold(
         if overwrite:
             for old in ("checkpoints", "curves"):
                 shutil.rmtree(folder / old, ignore_errors=True)
-            (folder / "budget.json").unlink(missing_ok=True)
+            for old in ("budget.json", START_FILE):
+                (folder / old).unlink(missing_ok=True)
         start = newest_whole(folder / "checkpoints")
         if start is not None:
             log.info("going on from step %d (%s)", start[1], start[0].name)

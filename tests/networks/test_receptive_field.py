@@ -35,3 +35,21 @@ def test_unet_bottom_of_the_paper() -> None:
     for level in range(5):
         seen = (seen.conv(2, stride=2) if level else seen).conv(3).conv(3)
     assert seen.size == 140
+
+
+def test_valid_convolutions_see_ahead() -> None:
+    seen = Reach.of_input(1).conv(3, padding=0).conv(3, padding=0)
+    assert (list(seen.first), list(seen.last)) == ([0], [4])
+    assert list(seen.crop(10).first) == [10]
+
+
+def test_linear_interpolation_sees_two_voxels_below() -> None:
+    """Voxel 0 lies between the last voxel before it and the first one, voxel 3 between that and the next."""
+    fine = Reach.of_input(4).conv(4, stride=4, padding=0).linear(4)
+    assert list(fine.first) == [-4, -4, 0, 0]
+    assert list(fine.last) == [3, 3, 7, 7]
+
+
+def test_an_up_convolution_of_another_kernel() -> None:
+    odd = Reach.of_input(2).conv(1, stride=2).up(2, kernel=4, padding=1)
+    assert (list(odd.first), list(odd.last)) == ([-2, 0], [0, 2])

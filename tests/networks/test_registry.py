@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from voxelwise.errors import UsageError
-from voxelwise.networks.registry import NETWORKS, build_network, describe_networks
+from voxelwise.networks.registry import FEATURE_NETWORKS, NETWORKS, SOURCES, build_network, describe_networks
 from voxelwise.networks.unet import UNet
 
 GOOD = """
@@ -60,11 +61,45 @@ def test_options_reach_the_class() -> None:
     assert network(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 8, 8)
 
 
+# table 26.1 of the specification: the default dimensions' count, with the channels in and out that it was taken with
+PINNED = {
+    "unet2015": (1, 2, 31_030_658),
+    "unet3d2016": (3, 3, 19_075_523),
+    "vnet": (1, 2, 65_183_258),
+    "voxresnet": (3, 4, 1_329_024),
+    "fcn8s": (3, 21, 134_362_751),
+    "fcn_alexnet": (3, 21, 56_954_261),
+    "fcn32s": (3, 21, 134_346_581),
+    "fcn16s": (3, 21, 134_357_354),
+    "res_unet": (3, 1, 25_307_521),
+    "cen": (3, 1, 1_586_401),
+    "fcrn38": (3, 2, 19_884_166),
+    "fcrn50": (3, 2, 23_515_782),
+    "fcrn101": (3, 2, 42_507_910),
+    "fcn_vgg16": (3, 2, 14_717_830),
+    "fcn_googlenet": (3, 2, 5_605_158),
+    "resnet34_unet": (3, 1, 24_436_369),
+    "res_att_unet": (3, 1, 25_399_437),
+    "attention_unet": (3, 1, 34_878_573),
+    "unetpp": (1, 1, 9_041_601),
+    "dilated_unet": (1, 1, 31_034_753),
+    "adid_unet": (1, 1, 52_132_416),
+    "r2u_net": (3, 1, 39_091_393),
+    "deeplabv3plus": (3, 1, 26_677_585),
+    "cen_s": (3, 1, 1_609_729),
+    "patch_classifier": (1, 2, 219_290),
+    "jule3d": (1, 2_671_710),
+}
+
+
 def test_rows() -> None:
     rows = {row.name: row for row in describe_networks()}
-    assert set(rows) == set(NETWORKS)
-    assert rows["vnet"].parameters[rows["vnet"].dims.index(3)] == 65_183_258
+    assert set(rows) == {*NETWORKS, *FEATURE_NETWORKS}
+    assert {name for name, row in rows.items() if row.kind == "features"} == set(FEATURE_NETWORKS)
     assert all(len(row.dims) == len(row.parameters) and row.paper for row in rows.values())
+    assert {name: (*rows[name].counted, rows[name].parameters[0]) for name in PINNED} == PINNED
+    for row in rows.values():
+        assert set(re.findall(r"S\d", row.sources)) <= set(SOURCES)
 
 
 @pytest.mark.parametrize(

@@ -26,5 +26,12 @@ def test_networks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["networks", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert {"unet", "vnet"} <= rows.keys()
+    fcn = rows["fcn8s"]
+    assert (fcn["parameters"], fcn["counted"], fcn["kind"]) == ([134_362_751], [3, 21], "segmentation")
+    assert "S4" in fcn["sources"]
+    assert rows["jule3d"]["kind"] == "features"
     assert main(["networks"]) == 0
-    assert "Milletari" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "Milletari" in text
+    assert "134,362,751 (2D)" in text
+    assert "S4: FCN-8s for subcutaneous fat" in text

@@ -171,3 +171,36 @@ def test_images_without_a_label_map_are_cases_where_they_are_asked_for(tmp_path:
     assert codes(listed) == {"b": "file-missing"}
     with pytest.raises(UsageError, match="labelsTr is not there"):
         read_dataset(numbered)
+
+
+def test_label_folders_and_names_of_others(tmp_path: Path) -> None:
+    """As DRIVE: the field of view in mask/ is no target."""
+    touch(tmp_path, *(f"images/{number}_training.tif" for number in (21, 22, 23)), "mask/21_training_mask.gif")
+    touch(tmp_path, *(f"1st_manual/{number}_manual1.gif" for number in (21, 22, 24)))
+    dataset = read_dataset(tmp_path)
+    assert [(case.name, case.images[0].name, case.label.name) for case in dataset.cases if case.label] == [
+        ("21", "21_training.tif", "21_manual1.gif"),
+        ("22", "22_training.tif", "22_manual1.gif"),
+    ]
+    assert codes(tmp_path) == {"23": "label-missing", "24": "image-missing"}
+    assert is_dataset(tmp_path)
+
+
+def test_label_maps_beside_their_images(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", "1-mask.png", "2.jpg", "2_seg.png", "3.jpg", "4-mask.png", "README.txt")
+    dataset = read_dataset(tmp_path)
+    assert [(case.name, case.label.name) for case in dataset.cases if case.label] == [
+        ("1", "1-mask.png"),
+        ("2", "2_seg.png"),
+    ]
+    assert codes(tmp_path) == {"3": "label-missing", "4": "image-missing"}
+    assert is_dataset(tmp_path)
+    touch(tmp_path, "more/5.jpg")
+    assert not is_dataset(tmp_path)  # whoever predicts such a folder means all that lies below it
+
+
+def test_pictures_alone_are_no_data_set(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", "2-mask.png")
+    assert not is_dataset(tmp_path)
+    with pytest.raises(UsageError, match=r"images and label maps such as 1.png and 1-mask.png"):
+        read_dataset(tmp_path)

@@ -1,0 +1,86 @@
+"""Facts of the two public builds: counts, reach of the trunk, depth, and what a second stage starts from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from voxelwise.errors import UsageError
+from voxelwise.networks.registry import count_parameters
+from voxelwise.networks.voxresnet import VoxRes, VoxResNet
+
+from .sight import seen
+
+COUNTS = [
+    (3, {}, 1_329_024),
+    (7, {}, 1_332_480),
+    (3, {"thin_kernel": False}, 1_789_824),
+    (7, {"thin_kernel": False}, 1_793_280),
+    (3, {"head": "deconv_full"}, 6_470_928),
+    (7, {"head": "deconv_full"}, 6_474_384),
+    (3, {"thin_kernel": False, "head": "deconv_full"}, 6_931_728),
+    (7, {"thin_kernel": False, "head": "deconv_full"}, 6_935_184),
+]
+
+
+@pytest.mark.parametrize(("channels", "options", "count"), COUNTS)
+def test_parameters(channels: int, options: dict[str, object], count: int) -> None:
+    with torch.device("meta"):
+        assert count_parameters(VoxResNet(3, channels, 4, **options)) == count
+    assert f"{count:,}" in (VoxResNet.__doc__ or "") or channels == 7
+
+
+@pytest.mark.parametrize("head", ["deconv_slim", "deconv_full"])
+def test_five_outputs_of_the_images_size(head: str) -> None:
+    with torch.device("meta"):
+        network = VoxResNet(3, 3, 4, head=head)
+        result = network(torch.empty(1, 3, 80, 80, 80))
+        assert [tuple(side.shape) for side in result] == [(1, 4, 80, 80, 80)] * 5
+        assert [side.shape[2] for side in network.trunk(torch.empty(1, 3, 80, 80, 80))] == [80, 40, 20, 10]
+
+
+def test_twenty_five_layers() -> None:
+    layers = [module for module in VoxResNet(3, 1, 2, width=1).modules() if isinstance(module, nn.Conv3d)]
+    up = [module for module in VoxResNet(3, 1, 2, width=1).modules() if isinstance(module, nn.ConvTranspose3d)]
+    assert len(layers) + len(up) == 17 + 4 + 4
+
+
+class _Deepest(nn.Module):
+    def __init__(self, network: VoxResNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.network.trunk(image)[-1]
+
+
+@pytest.mark.parametrize(("thin", "axis", "reach"), [(True, 0, 131), (True, 2, 73), (False, 2, 131)])
+def test_the_deepest_map_sees(thin: bool, axis: int, reach: int) -> None:
+    deepest = _Deepest(VoxResNet(3, 1, 2, width=1, thin_kernel=thin)).eval()
+    size = [280 if index == axis else 8 for index in range(3)]
+    first, last = seen(deepest, 1, size, axis)
+    assert int((last - first)[17]) + 1 == reach
+
+
+@torch.no_grad()
+def test_a_silent_branch_makes_a_module_the_identity() -> None:
+    module = VoxRes(3, 4, (3, 3, 1))
+    nn.init.zeros_(module.branch[5].weight)
+    nn.init.zeros_(module.branch[5].bias)
+    image = torch.randn(1, 4, 6, 6, 6)
+    assert torch.equal(module(image), image)
+
+
+@torch.no_grad()
+def test_a_second_stage_that_ignores_its_scores_is_the_first_stage() -> None:
+    one, two = VoxResNet(3, 2, 3, width=2).eval(), VoxResNet(3, 5, 3, width=2).eval()
+    weights = one.state_dict()
+    weights["conv1a.weight"] = torch.cat((weights["conv1a.weight"], torch.zeros(2, 3, 3, 3, 3)), dim=1)
+    two.load_state_dict(weights)
+    image = torch.randn(1, 5, 16, 16, 8)
+    torch.testing.assert_close(two(image), one(image[:, :2]))
+
+
+def test_wrong_options() -> None:
+    with pytest.raises(UsageError, match="unknown head of VoxResNet: 'slim'"):
+        VoxResNet(3, 1, 2, head="slim")

@@ -1,0 +1,97 @@
+"""Weights to start from: taken and recorded, refused where they are of another network, of another hash or unsafe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from voxelwise import read_model_folder, train
+from voxelwise.errors import UnsafeInputError, UsageError
+from voxelwise.pipeline.dataset.plan import plan_from, read_plan
+from voxelwise.pipeline.identity import file_digest
+from voxelwise.pipeline.training import start as starting
+from voxelwise.pipeline.training.fit import network_of
+from voxelwise.scripts.main import main
+
+
+@pytest.fixture
+def weights(plan, tmp_path) -> Path:
+    """Of the plan's network, but for other classes."""
+    torch.manual_seed(5)
+    values = {key: value.contiguous() for key, value in network_of(read_plan(plan)).state_dict().items()}
+    values["head.weight"] = torch.zeros(7, *values["head.weight"].shape[1:])
+    save_file(values, tmp_path / "before.safetensors")
+    return tmp_path / "before.safetensors"
+
+
+def test_a_run_starts_from_them_and_says_so(dataset, plan, weights, tmp_path, caplog) -> None:
+    run, options = tmp_path / "run", {"weights": weights}
+    with caplog.at_level("INFO"):
+        train(dataset, out=run, plan=plan, steps=1, lr=1e-9, options=options, device="cpu")
+    record = json.loads((run / "fold_0" / "start.json").read_text())
+    assert record["dropped"] == {"head.weight": "it has the shape (7, 4, 1, 1, 1), the network's (3, 4, 1, 1, 1)"}
+    assert record["new"] == ["head.weight"]
+    assert record["sha256"] == file_digest(weights)
+    assert "started from before.safetensors: taken: " in caplog.text
+    assert "new head.weight" in caplog.text
+    model = read_model_folder(run)
+    assert model.provenance["start"] == {"weights": "before.safetensors", "sha256": file_digest(weights)}
+    assert model.plan["network"]["start"]["sha256"] == file_digest(weights)
+    assert str(tmp_path) not in (run / "model.yaml").read_text()
+    assert read_plan(run / "plan.yaml").network.start.weights == str(weights)
+    again = train(dataset, out=run, plan=plan, steps=1, lr=1e-9, options=options, device="cpu")
+    assert again.skipped
+    weights.unlink()  # a run that has its checkpoint does not need it
+    assert train(dataset, out=run, steps=1, lr=1e-9, device="cpu").skipped
+
+
+def test_another_file_under_the_same_name_is_refused(dataset, plan, weights, tmp_path) -> None:
+    options = {"weights": str(weights)}
+    pinned = starting.with_start_pinned(plan_from({**read_plan(plan).model_dump(), "network": named(plan, options)}))
+    save_file({"head.weight": torch.zeros(1)}, weights)
+    with pytest.raises(UnsafeInputError, match=r"before.safetensors: SHA-256 is .* the plan says"):
+        train(dataset, out=tmp_path / "run", plan=pinned, steps=1, device="cpu")
+
+
+def named(plan: Path, options: dict[str, str]) -> dict[str, object]:
+    network = read_plan(plan).network
+    return {"name": network.name, "options": {**network.options, **options}}
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("other.safetensors", 2, "nothing in it fits UNet; it holds fc.weight"),
+        ("missing.safetensors", 2, "there is no such file; give a file, or weights=imagenet"),
+        ("net.caffemodel", 2, "weights are read from .safetensors"),
+        ("unsafe.pt", 5, "unsafe.pt holds more than tensors, or none; it was not read"),
+        ("imagenet", 2, "UNet has no trunk that ImageNet weights are known for"),
+    ],
+)
+def test_wrong_weights_are_one_line_before_anything_is_read(
+    name: str, code: int, message: str, dataset, plan, tmp_path, capsys
+) -> None:
+    save_file({"fc.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "unsafe.pt")
+    (tmp_path / "net.caffemodel").write_bytes(b"0")
+    given = name if name == "imagenet" else str(tmp_path / name)
+    run = tmp_path / "run"
+    words = ["train", str(dataset), "--out", str(run), "--plan", str(plan), "--steps", "1", "--option"]
+    assert main([*words, f"weights={given}"]) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1]
+    assert len(lines) == 1
+    assert not run.exists()
+
+
+def test_weights_are_no_option_of_a_network(plan) -> None:
+    values, options = read_plan(plan).model_dump(), {"weights": "a", "channel_order": "bgr"}
+    network = plan_from({**values, "network": named(plan, options)}).network
+    assert network.start.model_dump() == {"weights": "a", "sha256": None, "channel_order": "bgr"}
+    assert "weights" not in network.options
+    assert "start" not in values["network"]
+    with pytest.raises(UsageError, match="channel_order"):
+        plan_from({**values, "network": named(plan, {**options, "channel_order": "gbr"})})
