@@ -17,7 +17,7 @@ _PUBLIC = {
     "preprocess": "pipeline.dataset.store",
     "train": "pipeline.training.supervised",
     "predict": "pipeline.inference.predict",
-    "predict_volume": "pipeline.inference.predict",
+    "predict_volume": "pipeline.inference.in_memory",
     "evaluate": "pipeline.evaluation.evaluate",
     "demo": "pipeline.demo.run",
     "doctor": "pipeline.doctor",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from ..devices import memory_format, resolve_device, resolve_precision
 from ..model_folder import ModelFolder, load_network, read_model_folder, select_folds
 from .checks import check_dimensions, check_modality
 from .export import to_values
-from .stitch import score_planes
+from .scorer import NetworkScorer
+from .stitch import score_planes, stream_axis
 
 WINDOW_VOXELS = {"cpu": 1 << 16, "cuda": 1 << 21}  # windows of fewer voxels are put together up to this
 LARGEST_BATCH = 16
@@ -33,7 +35,7 @@ class Predictor:
     Args:
         model: its folder.
         folds: whose logits are averaged.
-        networks: one for each fold, on the device.
+        networks: one for each fold, on the device, in eval mode.
         chain: preprocessing, the same as in training.
         overlap: of neighbouring windows.
         tta_axes: axes that windows are also mirrored along.
@@ -80,19 +82,25 @@ class Predictor:
         check_dimensions(volume, self.model.network.spatial_dims, self.patch)
         image = run_chain(self.chain, {"image": volume})["image"]
         shape, affine = tuple(image.shape[1:]), affine_of(image)
+        axis = stream_axis(shape, self.patch)
         planes = score_planes(
-            self.networks,
+            self.scorer,
             plain(image).float(),
             patch=self.patch,
             overlap=self.overlap,
-            tta_axes=self.tta_axes,
-            device=self.device,
-            precision=self.precision,
             window_batch=self.window_batch,
+            axis=axis,
         )
+        order = [axis, *(other for other in range(3) if other != axis)]
+        streamed = [shape[at] for at in order]
         grid = volume.geometry
-        classes = restore_labels(planes, shape, affine, (*grid.shape, 1)[:3], grid.affine)
+        classes = restore_labels(planes, streamed, affine[:, [*order, 3]], (*grid.shape, 1)[:3], grid.affine)
         return to_values(classes, self.values).reshape(grid.shape)
+
+    @property
+    def scorer(self) -> NetworkScorer:
+        """What windows become."""
+        return NetworkScorer(self.networks, tta_axes=self.tta_axes, device=self.device, precision=self.precision)
 
 
 def load_predictor(
@@ -131,7 +139,7 @@ def load_predictor(
         raise UsageError(f"{model.folder}: its plan has patch {plan.get('patch')!r}, expected three numbers")
     mirror = bool(plan.get("tta", True)) if tta is None else tta
     folds = select_folds(model, fold)
-    networks = [load_network(model, name, network=network).to(chosen) for name in folds]
+    networks = [load_network(model, name, network=network).to(chosen).eval() for name in folds]
     layout = memory_format(model.network.spatial_dims)
     # what a chain does to label maps has nothing to do here
     steps = [step for step in model.preprocessing or preprocessing_steps(**plan) if step["name"] not in LABELS]
@@ -147,3 +155,11 @@ def load_predictor(
         precision=resolve_precision(precision, chosen),
         window_batch=window_batch or max(1, min(LARGEST_BATCH, room)),
     )
+
+
+Model = Predictor | ModelFolder | Path | str
+
+
+def loaded(model: Model, **options: Any) -> Predictor:
+    """A predictor as it is, or the one of a model folder; options are those of `load_predictor`."""
+    return model if isinstance(model, Predictor) else load_predictor(model, **options)

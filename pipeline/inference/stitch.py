@@ -1,16 +1,16 @@
-"""Sliding windows over a volume, blended into planes of scores that are finished one slab after the other.
+"""Windows over a whole image, blended: planes of scores are given out as soon as no further window can reach them.
 
-Windows run along the first axis. Only the weighted sums of the open slab, one window deep, are held; planes that no
-later window touches are given out and forgotten, so nothing ever has the size classes x volume. The last 1x1x1
-convolution of a network is linear and the weights sum to one: head(blend(features)) = blend(head(features)). Where
-there are fewer features than classes, the features are blended and the head is applied once per voxel.
+Windows run along one axis, the streamed one, and the weighted sums of one slab as deep as a patch are all that is
+held. Their shares sum to one before anything is added up (windows.py), so a finished plane needs no division. What is
+added up are features where a network has fewer of them than classes (scorer.py). Nothing of size classes x volume
+exists.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain, combinations, product
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,12 @@ from torch.nn import functional
 
 from ...errors import CaseError
 from ...networks.base import SegmentationNetwork
-from ..devices import autocast, memory_format, resolve_precision
+from ..devices import resolve_precision
+from .scorer import NetworkScorer, Scorer, evaluating
 from .windows import WindowGrid
 
 Network = SegmentationNetwork | Sequence[SegmentationNetwork]
-Planes = tuple[slice, Tensor]  # planes along the first axis, and their scores (K, planes, Y, Z)
+Planes = tuple[slice, Tensor]  # planes along the streamed axis, and their scores, that axis first: (K, planes, *others)
 CHUNK_NUMBERS = 1 << 23  # scores given out at a time, 32 MiB of float32
 
 
@@ -58,91 +59,110 @@ def segment(
     Raises:
         CaseError: the network gave NaN or inf (`non-finite`).
     """
-    classes = _networks(network)[0].out_channels
-    labels = torch.empty(image.shape[1:], dtype=torch.uint8 if classes <= 256 else torch.uint16)
-    for planes, scores in score_planes(
-        network,
-        image,
-        patch=patch,
-        overlap=overlap,
-        tta_axes=tta_axes,
-        device=device,
-        precision=precision,
-        window_batch=window_batch,
-        blending=blending,
-    ):
-        labels[planes] = top_class(scores).to(labels.dtype).cpu()
+    networks = [network] if isinstance(network, nn.Module) else list(network)
+    device = torch.device(device)
+    with evaluating(networks):
+        scorer = NetworkScorer(
+            networks, tta_axes=tta_axes, device=device, precision=resolve_precision(precision, device)
+        )
+        axis = stream_axis(image.shape[1:], patch)
+        labels = torch.empty(image.shape[1:], dtype=torch.uint8 if scorer.classes <= 256 else torch.uint16)
+        streamed = labels.movedim(axis, 0)
+        planes = score_planes(
+            scorer, image, patch=patch, overlap=overlap, window_batch=window_batch, blending=blending, axis=axis
+        )
+        for where, scores in planes:
+            streamed[where] = top_class(scores).to(labels.dtype).cpu()
     return labels
 
 
 @torch.inference_mode()
 def score_planes(
-    network: Network,
+    scorer: Scorer,
     image: Tensor,
     *,
     patch: Sequence[int],
     overlap: float = 0.5,
-    tta_axes: Sequence[int] = (),
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
     window_batch: int = 1,
     blending: str = "gaussian",
+    axis: int = 0,
 ) -> Iterator[Planes]:
-    """Blended logits of an image, finished planes from the first to the last; arguments as those of `segment`.
+    """Blended scores of an image, finished planes from the first to the last.
 
-    Memory: the sums of one slab as deep as a patch, on the device.
+    Args:
+        scorer: what windows become.
+        image: (C, *S); may lie on the CPU whatever the scorer's device is.
+        patch: of one window.
+        overlap: part of a window that its neighbour covers too.
+        window_batch: windows at a time.
+        blending: "gaussian" or "constant" weights.
+        axis: the spatial axis that is streamed; `stream_axis` gives the one that needs least memory.
+
+    Yields:
+        (which planes along that axis, their scores (K, planes, *other axes in order)), on the scorer's device.
+
+    Raises:
+        CaseError: the network gave NaN or inf (`non-finite`).
+
+    Memory: the sums of one slab as deep as a patch, on the scorer's device.
     """
-    networks, device = _networks(network), torch.device(device)
-    precision = resolve_precision(precision, device)
     padded, before = pad_to_patch(image, patch)
     grid = WindowGrid.of(padded.shape[1:], patch, overlap, blending)
-    head = blended_head(networks)
-    with evaluating(networks):
-        patches = _window_scores(networks, padded, grid, tta_axes, device, precision, window_batch, head is not None)
-        for planes, sums in blend(patches, grid):
-            inside = _inside(planes, before, image.shape[1:])
-            if inside is None:
-                continue
-            where, cut = inside
-            rest = (slice(first, first + side) for first, side in zip(before[1:], image.shape[2:], strict=True))
-            cropped = (slice(None), cut, *rest)
-            for first, part in _chunks(sums[cropped], networks[0].out_channels):
-                scores = part if head is None else head(part.unsqueeze(0))[0]
-                if not bool(torch.isfinite(scores).all()):
-                    raise CaseError(
-                        "the network gave NaN or inf; its weights are damaged, or the image holds values far outside "
-                        "of what it was trained on",
-                        "non-finite",
-                    )
-                yield slice(where.start + first, where.start + first + part.shape[1]), scores
+    others = [at for at in range(len(patch)) if at != axis]
+    rest = [slice(before[at], before[at] + image.shape[at + 1]) for at in others]
+    for planes, sums in blend(_scored_windows(scorer, padded, grid, window_batch, axis), grid, axis):
+        inside = _inside(planes, before[axis], image.shape[axis + 1])
+        if inside is None:
+            continue
+        where, cut = inside
+        cropped = (slice(None), cut, *rest)
+        for first, part in _chunks(sums[cropped], scorer.classes):
+            scores = part if scorer.head is None else scorer.head(part.unsqueeze(0))[0]
+            if not bool(torch.isfinite(scores).all()):
+                raise CaseError(
+                    "the network gave NaN or inf; its weights are damaged, or the image holds values far outside "
+                    "of what it was trained on",
+                    "non-finite",
+                )
+            yield slice(where.start + first, where.start + first + part.shape[1]), scores
 
 
-def blend(patches: Iterable[tuple[tuple[int, ...], Tensor]], grid: WindowGrid) -> Iterator[Planes]:
+def stream_axis(shape: Sequence[int], patch: Sequence[int]) -> int:
+    """The axis along which a slab as deep as a patch holds least; the first one at a tie."""
+    padded = [max(side, deep) for side, deep in zip(shape, patch, strict=False)]  # `pad_to_patch` tells them apart
+    slabs = [math.prod(padded) // padded[axis] * patch[axis] for axis in range(len(padded))]
+    return slabs.index(min(slabs))
+
+
+def blend(patches: Iterable[tuple[tuple[int, ...], Tensor]], grid: WindowGrid, axis: int = 0) -> Iterator[Planes]:
     """Add up windows with their weights; give out planes that are finished.
 
     Args:
-        patches: (index of the window along each axis, its scores (F, *patch)), the first axis slowest.
+        patches: (index of the window along each axis, its scores (F, *patch)), the streamed axis slowest.
         grid: where the windows lie.
+        axis: the streamed one.
 
     Returns:
-        Planes of the weighted sums, views that are valid until the next ones are asked for.
+        Planes of the weighted sums, the streamed axis first: views that are valid until the next ones are asked for.
     """
-    depth, length = grid.patch[0], grid.shape[0]
+    depth, length, starts = grid.patch[axis], grid.shape[axis], grid.starts[axis]
     band: Tensor | None = None
     row = 0
     for index, scores in patches:
         if band is None:
-            band = torch.zeros((len(scores), depth, *grid.shape[1:]), device=scores.device)
-        if index[0] != row:
-            first, following = grid.starts[0][row], grid.starts[0][index[0]]
+            sides = [depth if at == axis else side for at, side in enumerate(grid.shape)]
+            band = torch.zeros((len(scores), *sides), device=scores.device)
+        if index[axis] != row:
+            first, following = starts[row], starts[index[axis]]
             done = following - first
-            yield slice(first, following), band[:, :done]
-            _advance(band, done)
-            row = index[0]
-        where = (slice(None), slice(None), *grid.where(index)[1:])
-        band[where].addcmul_(scores, grid.weights(index).to(scores.device))
+            yield slice(first, following), band.movedim(axis + 1, 1)[:, :done]
+            _advance(band.movedim(axis + 1, 1), done)
+            row = index[axis]
+        where = list(grid.where(index))
+        where[axis] = slice(None)
+        band[(slice(None), *where)].addcmul_(scores, grid.weights(index).to(scores.device))
     if band is not None:
-        yield slice(grid.starts[0][row], length), band
+        yield slice(starts[row], length), band.movedim(axis + 1, 1)
 
 
 def top_class(scores: Tensor) -> Tensor:
@@ -162,62 +182,17 @@ def pad_to_patch(image: Tensor, patch: Sequence[int]) -> tuple[Tensor, tuple[int
     return functional.pad(image, [width for pair in reversed(widths) for width in pair]), before
 
 
-def blended_head(networks: Sequence[SegmentationNetwork]) -> nn.Module | None:
-    """The head to apply after blending, where that is cheaper: one network, with fewer features than classes."""
-    head = networks[0].head
-    if len(networks) > 1 or head is None:
-        return None
-    features = next((weight.shape[1] for weight in _head_weights(networks[0]) if weight.ndim > 1), None)
-    return head if features is not None and features < networks[0].out_channels else None
-
-
-@contextmanager
-def evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Networks in eval mode inside the block, as they were behind it."""
-    modes = [network.training for network in networks]
-    try:
-        for network in networks:
-            network.eval()
-        yield
-    finally:
-        for network, mode in zip(networks, modes, strict=True):
-            network.train(mode)
-
-
-def _window_scores(
-    networks: Sequence[SegmentationNetwork],
-    image: Tensor,
-    grid: WindowGrid,
-    tta_axes: Sequence[int],
-    device: torch.device,
-    precision: str,
-    window_batch: int,
-    features: bool,
+def _scored_windows(
+    scorer: Scorer, image: Tensor, grid: WindowGrid, window_batch: int, axis: int
 ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Scores of each window, averaged over networks and mirrorings; windows of one batch share their first axis."""
-    axes = [axis for axis in tta_axes if grid.patch[axis] > 1]
-    mirrors = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
-    layout = memory_format(image.ndim - 1)
-    others = list(product(*(range(len(axis)) for axis in grid.starts[1:])))
-    for row in range(len(grid.starts[0])):
-        for first in range(0, len(others), max(1, window_batch)):
-            indices = [(row, *rest) for rest in others[first : first + max(1, window_batch)]]
-            windows = torch.stack([_window(image, grid, index) for index in indices]).to(device, torch.float32)
-            total: Tensor | None = None
-            for network, axis in product(networks, mirrors):
-                dims = [at + 2 for at in axis]
-                seen = (windows.flip(dims) if dims else windows).contiguous(memory_format=layout)
-                with autocast(device, precision):
-                    scores = network.features(seen) if features else network(seen)
-                scores = (scores.flip(dims) if dims else scores).float()
-                total = scores if total is None else total + scores
-            assert total is not None
-            yield from zip(indices, total / (len(networks) * len(mirrors)), strict=True)
-
-
-def _window(image: Tensor, grid: WindowGrid, index: Sequence[int]) -> Tensor:
-    where = (slice(None), *grid.where(index))
-    return image[where]
+    """What the scorer gives for each window; windows of one batch share their place along the streamed axis."""
+    others = [range(len(starts)) for at, starts in enumerate(grid.starts) if at != axis]
+    for row in range(len(grid.starts[axis])):
+        indices = [(*rest[:axis], row, *rest[axis:]) for rest in product(*others)]
+        for first in range(0, len(indices), max(1, window_batch)):
+            batch = indices[first : first + max(1, window_batch)]
+            windows = torch.stack([image[(slice(None), *grid.where(index))] for index in batch])
+            yield from zip(batch, scorer(windows), strict=True)
 
 
 def _advance(band: Tensor, done: int) -> None:
@@ -228,12 +203,12 @@ def _advance(band: Tensor, done: int) -> None:
     band[:, kept:] = 0
 
 
-def _inside(planes: slice, before: Sequence[int], shape: Sequence[int]) -> tuple[slice, slice] | None:
+def _inside(planes: slice, before: int, length: int) -> tuple[slice, slice] | None:
     """The part of padded planes that lies in the image: where in the image, and which of the planes."""
-    first, last = max(planes.start, before[0]), min(planes.stop, before[0] + shape[0])
+    first, last = max(planes.start, before), min(planes.stop, before + length)
     if first >= last:
         return None
-    return slice(first - before[0], last - before[0]), slice(first - planes.start, last - planes.start)
+    return slice(first - before, last - before), slice(first - planes.start, last - planes.start)
 
 
 def _chunks(sums: Tensor, classes: int) -> Iterator[tuple[int, Tensor]]:
@@ -241,15 +216,3 @@ def _chunks(sums: Tensor, classes: int) -> Iterator[tuple[int, Tensor]]:
     depth = max(1, CHUNK_NUMBERS // max(1, classes * sums[0, 0].numel()))
     for first in range(0, sums.shape[1], depth):
         yield first, sums[:, first : first + depth]
-
-
-def _head_weights(network: SegmentationNetwork) -> list[Tensor]:
-    inner = getattr(network, "network", network)  # a slice network's head holds no weights of its own
-    return [] if inner.head is None else list(inner.head.parameters())
-
-
-def _networks(network: Network) -> Sequence[SegmentationNetwork]:
-    networks = [network] if isinstance(network, nn.Module) else list(network)
-    if not networks:
-        raise ValueError("segmenting needs at least one network, got an empty list")
-    return networks

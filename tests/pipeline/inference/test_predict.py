@@ -19,8 +19,9 @@ from torch import Tensor
 from voxelwise.errors import CaseError, NoRoomError, UnsafeInputError, UsageError
 from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.archive.convert import convert
-from voxelwise.pipeline.inference import predict as stage
-from voxelwise.pipeline.inference.predict import predict, predict_volume
+from voxelwise.pipeline.inference import cases as stage
+from voxelwise.pipeline.inference.in_memory import predict_volume
+from voxelwise.pipeline.inference.predict import predict
 from voxelwise.pipeline.inference.predictor import Predictor, load_predictor
 from voxelwise.pipeline.model_folder import write_model_folder
 from voxelwise.scripts.main import explain

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from voxelwise.errors import CaseError
 from voxelwise.networks.base import SegmentationNetwork, SliceNetwork
 from voxelwise.networks.registry import build_network
-from voxelwise.pipeline.inference.stitch import blend, blended_head, pad_to_patch, score_planes, segment
+from voxelwise.pipeline.inference.scorer import NetworkScorer, blended_head
+from voxelwise.pipeline.inference.stitch import blend, pad_to_patch, score_planes, segment, stream_axis
 from voxelwise.pipeline.inference.windows import WindowGrid
 
 
@@ -34,10 +35,13 @@ class Pointwise(SegmentationNetwork):
 
 def all_scores(network: Any, image: Tensor, **options: Any) -> Tensor:
     """The planes put together; their slices follow one another."""
-    planes = [(where, scores.clone()) for where, scores in score_planes(network, image, **options)]
+    networks = [network] if isinstance(network, nn.Module) else network
+    scorer = NetworkScorer([one.eval() for one in networks], tta_axes=options.pop("tta_axes", ()))
+    planes = [(where, scores.clone()) for where, scores in score_planes(scorer, image, **options)]
     assert [where.start for where, _ in planes] == [0, *(where.stop for where, _ in planes[:-1])]
-    assert planes[-1][0].stop == image.shape[1]
-    return torch.cat([scores for _, scores in planes], dim=1)
+    axis = options.get("axis", 0)
+    assert planes[-1][0].stop == image.shape[axis + 1]
+    return torch.cat([scores for _, scores in planes], dim=1).movedim(1, axis + 1)
 
 
 @st.composite
@@ -85,18 +89,37 @@ def test_images_smaller_than_the_patch_are_padded_with_zeros_around() -> None:
 def test_the_head_after_blending_gives_the_same_scores() -> None:
     torch.manual_seed(0)
     network, image = Pointwise(1, 9, features=3), torch.randn(1, 11, 9, 10)
-    assert blended_head([network]) is network.head
-    after = all_scores(network, image, patch=(6, 6, 6))
-    before = all_scores([network, network], image, patch=(6, 6, 6))  # an ensemble has no common head
-    assert after.shape == (9, 11, 9, 10)
-    torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        wanted = network(image[None])[0]
+    for count, channels in ((1, 3), (2, 6), (3, 9)):  # three have no fewer features than classes
+        networks = [network] * count
+        assert NetworkScorer(networks).channels == channels
+        assert (blended_head(networks) is None) == (count == 3)
+        torch.testing.assert_close(all_scores(networks, image, patch=(6, 6, 6)), wanted, rtol=0, atol=1e-5)
     assert blended_head([Pointwise(1, 2, features=3)]) is None
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_streamed_axis_does_not_matter(axis: int) -> None:
+    torch.manual_seed(1)
+    network = build_network("unet", 3, 1, 3, widths=(4, 8))
+    image = torch.randn(1, 13, 6, 11)
+    wanted = all_scores(network, image, patch=(8, 8, 8))
+    torch.testing.assert_close(all_scores(network, image, patch=(8, 8, 8), axis=axis), wanted, rtol=0, atol=1e-5)
+
+
+def test_the_axis_of_the_smallest_slab_is_streamed() -> None:
+    assert stream_axis((512, 512, 800), (96, 96, 96)) == 2
+    assert stream_axis((512, 512, 800), (96, 96, 192)) == 0
+    assert stream_axis((64, 64, 64), (64, 64, 64)) == 0
+    assert stream_axis((512, 400, 30), (512, 400, 1)) == 2
 
 
 def test_the_band_is_one_window_deep() -> None:
     """What is given out at a time never exceeds a patch along the first axis, whatever the volume's length."""
     network = Pointwise()
-    sizes = [scores.shape[1] for _, scores in score_planes(network, torch.zeros(1, 64, 6, 6), patch=(8, 6, 6))]
+    scorer = NetworkScorer([network])
+    sizes = [scores.shape[1] for _, scores in score_planes(scorer, torch.zeros(1, 64, 6, 6), patch=(8, 6, 6))]
     assert max(sizes) <= 8
     assert sum(sizes) == 64
 
