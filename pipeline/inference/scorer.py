@@ -22,26 +22,27 @@ Head = Callable[[Tensor], Tensor]
 
 
 class Scorer(Protocol):
-    """Windows in, what is blended out.
-
-    Attributes:
-        channels: of what it gives for a window.
-        classes: of the scores behind the head.
-        head: (N, channels, *S) to (N, classes, *S), linear, applied after blending; None where it gives scores.
-        device: where it gives them.
-    """
+    """Windows in, what is blended out."""
 
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """Of what it gives for a window."""
+        ...
 
     @property
-    def classes(self) -> int: ...
+    def classes(self) -> int:
+        """Of the scores behind the head."""
+        ...
 
     @property
-    def head(self) -> Head | None: ...
+    def head(self) -> Head | None:
+        """(N, channels, *S) to (N, classes, *S), linear, for what was blended; None where it gives scores."""
+        ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where it gives them."""
+        ...
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, C, *patch) on any device to (N, channels, *patch), float32."""

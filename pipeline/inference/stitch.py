@@ -160,7 +160,8 @@ def blend(patches: Iterable[tuple[tuple[int, ...], Tensor]], grid: WindowGrid, a
             row = index[axis]
         where = list(grid.where(index))
         where[axis] = slice(None)
-        band[(slice(None), *where)].addcmul_(scores, grid.weights(index).to(scores.device))
+        inside = (slice(None), *where)
+        band[inside].addcmul_(scores, grid.weights(index).to(scores.device))
     if band is not None:
         yield slice(starts[row], length), band.movedim(axis + 1, 1)
 
@@ -191,8 +192,13 @@ def _scored_windows(
         indices = [(*rest[:axis], row, *rest[axis:]) for rest in product(*others)]
         for first in range(0, len(indices), max(1, window_batch)):
             batch = indices[first : first + max(1, window_batch)]
-            windows = torch.stack([image[(slice(None), *grid.where(index))] for index in batch])
+            windows = torch.stack([_window(image, grid, index) for index in batch])
             yield from zip(batch, scorer(windows), strict=True)
+
+
+def _window(image: Tensor, grid: WindowGrid, index: Sequence[int]) -> Tensor:
+    where = (slice(None), *grid.where(index))
+    return image[where]
 
 
 def _advance(band: Tensor, done: int) -> None:
