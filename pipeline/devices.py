@@ -75,16 +75,17 @@ def memory_format(spatial_dims: int) -> torch.memory_format:
     return torch.channels_last_3d if spatial_dims == 3 else torch.channels_last
 
 
-def keep_heap() -> bool:
+def keep_heap(keep: bool = True) -> bool:
     """Tell glibc to keep freed memory for the next tensor of the same size; returns whether it was done.
 
     Without it every large tensor is mapped and unmapped again, a page fault per 4 kB. The process keeps its peak
-    memory.
+    memory; `keep=False` lets it go as soon as it is freed.
     VOXELWISE_KEEP_HEAP=0 switches it off; other C libraries are left alone.
     """
     if os.environ.get("VOXELWISE_KEEP_HEAP", "1") == "0" or platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL("libc.so.6")
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    wanted = ((mmap_threshold, 2**30), (trim_threshold, 2**31 - 4097), (top_pad, 2**26))
+    amounts = (2**30, 2**31 - 4097, 2**26) if keep else (2**24, 2**26, 2**20)
+    wanted = zip((mmap_threshold, trim_threshold, top_pad), amounts, strict=True)
     return all(libc.mallopt(option, value) == 1 for option, value in wanted)

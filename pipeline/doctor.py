@@ -16,6 +16,8 @@ import psutil
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes
 
+from .start import idle_bytes
+
 LIBRARIES = (
     *("torch", "monai", "lightning", "numpy", "scipy", "nibabel", "pydicom", "SimpleITK", "itk", "blosc2", "isal"),
     *("safetensors", "pydantic", "scikit-image", "scikit-learn", "matplotlib", "pillow", "tensorboard"),
@@ -28,8 +30,9 @@ def doctor() -> dict[str, Any]:
     """What works on this machine and what does not.
 
     Returns:
-        versions (None: not installed), python, system, cpu, devices, memory_bytes, disk_free_bytes, transfer_syntaxes
-        with their decoders, and problems: one sentence for each thing to see to.
+        versions (None: not installed), python, system, cpu, devices, memory_bytes, prediction_bytes (the least for
+        `predict --memory`: what its process takes before it reads an image; None: it does not start), disk_free_bytes,
+        transfer_syntaxes with their decoders, and problems: one sentence for each thing to see to.
     """
     report = {
         "versions": {name: version(name) for name in ("voxelwise", *LIBRARIES, *CODECS)},
@@ -38,6 +41,7 @@ def doctor() -> dict[str, Any]:
         "cpu": cpu(),
         "devices": gpus(),
         "memory_bytes": memory(),
+        "prediction_bytes": idle_bytes(),
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
         "transfer_syntaxes": transfer_syntaxes(),
     }

@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 some stopped, 4 none done."""
+        """0 all done, 3 some stopped, 4 none done, 6 none because memory does not suffice for any."""
         if not self.done and not self.skipped:
-            return 4
+            return 6 if self.failures and all(one.code == "memory" for one in self.failures) else 4
         return 3 if self.failures else 0

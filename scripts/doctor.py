@@ -37,6 +37,9 @@ def rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield f"cuda:{number}", f"{device['name']}, {device['memory_bytes'] / 1e9:.0f} GB", "ok"
     ram = report["memory_bytes"]
     yield "memory", f"{ram['available'] / 1e9:.1f} of {ram['total'] / 1e9:.1f} GB free", "ok"
+    least = report["prediction_bytes"]
+    told = "-" if least is None else f"{least / 1e9:.2f} GB and more for each image: the least for --memory"
+    yield "prediction", told, "ok" if least else "does not start"
     yield "disk", f"{report['disk_free_bytes'] / 1e9:.1f} GB free here", "ok"
     for name, one in report["transfer_syntaxes"].items():
         yield short(name), ", ".join(one["decoders"]) or "-", "ok" if one["decoders"] else "no codec"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..pipeline.start import NOT_NEEDED, left_out
 from . import options
 from .terminal import finish
 
@@ -28,6 +29,14 @@ def run(
     tta: Annotated[
         bool | None, typer.Option("--tta/--no-tta", help="Average over mirrored images.  [default: the plan's]")
     ] = None,
+    tiling: Annotated[
+        str,
+        typer.Option(
+            "--tiling",
+            metavar="blend|exact",
+            help="exact: as one pass over the whole volume, with networks that see a bounded neighbourhood.",
+        ),
+    ] = "blend",
     name: options.Name = None,
     salt: options.Salt = None,
     network: Annotated[
@@ -46,13 +55,15 @@ def run(
     max_voxels: options.MaxVoxels = None,
     refuse_lossy: options.RefuseLossy = False,
     refuse_burned_in: options.RefuseBurnedIn = False,
+    memory: options.Memory = None,
+    gpu_memory: options.GpuMemory = None,
     preview: Annotated[bool, typer.Option("--preview", help="A picture of each result beside it.")] = False,
     workers: Annotated[
         int | None,
         typer.Option(
             "--workers",
             min=1,
-            help="2: read the next image while one is segmented.  [default: 2 on a GPU, else 1]",
+            help="2: read the next image while one is segmented.  [default: 2 on a GPU, 1 else and with --memory]",
         ),
     ] = None,
     as_json: options.AsJson = False,
@@ -60,7 +71,8 @@ def run(
     debug: options.Debug = False,
 ) -> int:
     """Label maps on exactly the grids of the images."""
-    from ..pipeline.inference.predict import predict
+    with left_out(NOT_NEEDED):
+        from ..pipeline.inference.predict import predict
 
     reading = options.read_options(
         strict=strict,
@@ -82,6 +94,7 @@ def run(
         precision=precision,
         overlap=overlap,
         tta=tta,
+        tiling=tiling,
         name=name,
         salt=salt,
         network=network,
@@ -89,6 +102,8 @@ def run(
         preview=preview,
         options=reading,
         fill_nan=fill_nan,
+        memory=memory,
+        gpu_memory=gpu_memory,
         workers=workers,
     )
     return finish("predict", outcome, as_json=as_json, quiet=quiet)

@@ -51,28 +51,39 @@ def resample(
     Returns:
         float32 by linear interpolation; with `nearest` the dtype is kept. The same tensor where no axis changes.
     """
-    shape = resampled_shape(image.shape[1:], spacing_mm, new_spacing_mm)
-    axes = [
-        None if _same(old, new) else _positions(size, count, new / old)
-        for size, count, old, new in zip(image.shape[1:], shape, spacing_mm, new_spacing_mm, strict=True)
-    ]
-    if all(positions is None for positions in axes):
-        return image if nearest else image.float()
+    axes = resampled_positions(image.shape[1:], spacing_mm, new_spacing_mm)
     if nearest:
+        shape = resampled_shape(image.shape[1:], spacing_mm, new_spacing_mm)
         for axis in sorted(range(3), key=lambda axis: shape[axis] / image.shape[axis + 1]):
             positions = axes[axis]
             if positions is not None:
                 image = image.index_select(axis + 1, positions.add(0.5).long().clamp_(max=image.shape[axis + 1] - 1))
         return image
-    resampled = torch.empty(image.shape[0], *shape)
-    for old, new in zip(image, resampled, strict=True):
+    return interpolate(image, axes)
+
+
+def resampled_positions(
+    shape: Sequence[int], spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]
+) -> list[Tensor | None]:
+    """Where the new voxels of each axis lie among the old ones, rising; None for an axis that does not change."""
+    counts = resampled_shape(shape, spacing_mm, new_spacing_mm)
+    return [
+        None if _same(old, new) else torch.arange(count, dtype=torch.float64).mul_(new / old).clamp_(0, size - 1)
+        for size, count, old, new in zip(shape, counts, spacing_mm, new_spacing_mm, strict=True)
+    ]
+
+
+def interpolate(image: Tensor, axes: Sequence[Tensor | None]) -> Tensor:
+    """(C, X, Y, Z) at positions along each axis, all of it where there are none, by linear interpolation; float32."""
+    if all(positions is None for positions in axes):
+        return image.float()
+    sides = [
+        size if positions is None else len(positions) for size, positions in zip(image.shape[1:], axes, strict=True)
+    ]
+    interpolated = torch.empty(image.shape[0], *sides)
+    for old, new in zip(image, interpolated, strict=True):
         _linear_planes(old, new, axes)
-    return resampled
-
-
-def _positions(size: int, count: int, step: float) -> Tensor:
-    """Where the new voxels of an axis lie among the old ones."""
-    return torch.arange(count, dtype=torch.float64).mul_(step).clamp_(0, size - 1)
+    return interpolated
 
 
 def _linear_planes(old: Tensor, new: Tensor, axes: Sequence[Tensor | None]) -> None:
@@ -140,7 +151,7 @@ def straighten(
     corners = apply_affine(affine, corner_voxels(tuple(image.shape[1:]))) @ matrix  # mm along the new axes
     low, high = corners.min(0), corners.max(0)
     shape = [int(np.floor(extent / step + 1e-6)) + 1 for extent, step in zip(high - low, spacing_mm, strict=True)]
-    _check_size(shape)
+    check_size(shape)
     new_affine = np.eye(4)
     new_affine[:3, :3] = matrix * np.asarray(spacing_mm)
     new_affine[:3, 3] = matrix @ low
@@ -196,7 +207,7 @@ class Resample(MapTransform):
             voxels, affine = plain(data[key]), affine_of(data[key])
             spacing = np.linalg.norm(affine[:3, :3], axis=0)
             target = tuple(spacing) if self.spacing_mm is None else self.spacing_mm
-            _check_size(resampled_shape(voxels.shape[1:], spacing, target), self.max_voxels)
+            check_size(resampled_shape(voxels.shape[1:], spacing, target), self.max_voxels)
             nearest = key in self.label_keys
             if shear(affine) > MAX_SHEAR:
                 voxels, affine = straighten(voxels, affine, target, nearest=nearest)
@@ -214,7 +225,8 @@ def _same(old: float, new: float) -> bool:
     return abs(old / new - 1) < UNCHANGED
 
 
-def _check_size(shape: Sequence[int], limit: int = MAX_VOXELS) -> None:
+def check_size(shape: Sequence[int], limit: int = MAX_VOXELS) -> None:
+    """Refuse a resampled image that would be larger than a limit (`too-large`)."""
     if prod(shape) > limit:
         raise CaseError(
             f"resampled it would have {' x '.join(map(str, shape))} = {prod(shape):,} voxels, the limit is "

@@ -38,6 +38,19 @@ def zscore(image: Tensor, *, nonzero: bool = False, low: float | None = None, hi
         return values.zero_()
     mean = counted.mean(dtype=torch.float64)
     std = (counted - mean.float()).square_().mean(dtype=torch.float64).sqrt()
+    return standardise(values, mean, std, inside=inside, low=low, high=high)
+
+
+def standardise(
+    values: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    *,
+    inside: Tensor | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    """(values - mean) / std in place, 0 outside of `inside`; 0 everywhere where the deviation is that of a constant."""
     if std <= EPSILON + 1e-7 * mean.abs():  # what float32 leaves of a constant
         return values.zero_()
     values.sub_(mean.float()).div_(std.float())

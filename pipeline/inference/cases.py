@@ -84,14 +84,17 @@ def predict_cases(
         started = time.monotonic()
         try:
             volume = read()
-            labels = predictor.labels(volume)
+            found = predictor.segment(volume)
+            labels = found.labels
             write_labels(task.target, labels, volume.geometry, task.job.kind)
             if task.preview is not None:
                 task.preview.parent.mkdir(parents=True, exist_ok=True)
                 picture = overlay(volume, {"labels": labels}, predictor.classes, title=task.case)
                 with atomic_write(task.preview) as temporary:
                     temporary.write_bytes(picture)
-            folder.note(task.case, *volume.repairs, *volume.notes)
+            folder.note(task.case, *volume.repairs, *volume.notes, *found.notes)
+            if predictor.measured:
+                folder.facts.setdefault("plans", {})[task.case] = str(found.plan)
             seconds = time.monotonic() - started
             folder.record(task.case, task.files, digest_of(task.job.on_disk), seconds=seconds)
             log.info("predicted %d of %d: %s", number, len(left), task.case)

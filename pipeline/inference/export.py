@@ -16,12 +16,19 @@ VOLUME_SUFFIX = ".nii.gz"
 
 
 def to_values(classes: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """The label value of each class number, in the smallest unsigned type that holds all values of the model."""
+    """The label value of each class number, in the smallest unsigned type that holds all values of the model.
+
+    Memory: in place where the type stays the same; else one plane beside both arrays.
+    """
     largest = max(values)
     dtype = np.uint8 if largest < 256 else np.uint16 if largest < 65536 else np.uint32
     if list(values) == list(range(len(values))):
         return classes.astype(dtype, copy=False)
-    return np.asarray(values, dtype=dtype)[classes]
+    result = classes if classes.dtype == dtype else np.empty(classes.shape, dtype)
+    table = np.asarray(values, dtype=dtype)
+    for plane, numbers in zip(result, classes, strict=True):  # numpy makes eight bytes of each index
+        plane[...] = table[numbers]
+    return result
 
 
 def suffix_of(kind: str) -> str:

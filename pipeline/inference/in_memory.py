@@ -13,6 +13,8 @@ from nibabel.spatialimages import SpatialImage
 
 from ...transforms.located import affine_of, plain
 from ...transforms.volume import Geometry, Volume
+from ..sizes import parse_bytes
+from .budget import Limits
 from .predictor import Model, loaded
 
 GEOMETRIC_FIELDS = (
@@ -30,7 +32,10 @@ def predict_volume(
     precision: str = "auto",
     overlap: float | None = None,
     tta: bool | None = None,
+    tiling: str = "blend",
     network: str | None = None,
+    memory: str | int | None = None,
+    gpu_memory: str | int | None = None,
 ) -> Any:
     """Segment one volume that is in memory already.
 
@@ -43,7 +48,10 @@ def predict_volume(
         precision: auto, float32, bf16, fp16.
         overlap: of neighbouring windows; the plan's own when left out.
         tta: average over mirrored windows; the plan's own when left out.
+        tiling: as for `predict`.
         network: as for `predict`.
+        memory: as for `predict`; what the process holds already is counted.
+        gpu_memory: as for `predict`.
 
     Returns:
         The label map in the same kind: an array (X, Y, Z), a nibabel image, or a `MetaTensor` (1, X, Y, Z).
@@ -53,7 +61,8 @@ def predict_volume(
         TypeError: an image of another kind.
     """
     settings_of = {"fold": fold, "device": device, "precision": precision, "overlap": overlap, "tta": tta}
-    predictor = loaded(model, network=network, **settings_of)
+    limits = Limits(parse_bytes(memory, "--memory"), parse_bytes(gpu_memory, "--gpu-memory"))
+    predictor = loaded(model, network=network, tiling=tiling, limits=limits, **settings_of)
     volume, give_back = _as_volume(image)
     return give_back(predictor.labels(volume))
 

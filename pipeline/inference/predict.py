@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from ...errors import CaseError, UsageError
 from ...transforms.read_options import DEFAULT, ReadOptions
+from ...transforms.volume import Volume
 from ..archive.naming import case_names
 from ..dataset.layouts import is_dataset
 from ..devices import keep_heap
 from ..identity import options_mark, salt_mark
 from ..manifest import Outcome, OutputFolder, salt_of
 from ..refusals import refuse_overlap
+from ..sizes import parse_bytes
+from .budget import Limits
 from .cases import Task, predict_cases, read_case
 from .checks import check_fill
 from .export import check_target, suffix_of
-from .inputs import Inputs, gather
+from .inputs import Inputs, Job, gather
 from .predictor import Model, Predictor, loaded
+from .reading import check_idle, check_reading
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ def predict(
     precision: str = "auto",
     overlap: float | None = None,
     tta: bool | None = None,
+    tiling: str = "blend",
     name: str | None = None,
     salt: Path | str | None = None,
     network: str | None = None,
@@ -48,12 +52,15 @@ def predict(
     preview: bool = False,
     options: ReadOptions = DEFAULT,
     fill_nan: str | None = None,
+    memory: str | int | None = None,
+    gpu_memory: str | int | None = None,
     workers: int | None = None,
 ) -> Outcome:
     """Segment every volume behind `input`.
 
     Args:
-        model: model folder, or a loaded `Predictor` (whose own fold, device, precision, overlap and tta then hold).
+        model: model folder, or a loaded `Predictor` (whose own fold, device, precision, overlap, tta and tiling then
+            hold).
         input: a file, a folder that is walked to its leaves, or a data set.
         out: folder, or a `.nii.gz`, `.nii` or `.png` file where the input is one volume.
         fold: weights of one fold, and of a data set the validation cases of that fold; without it all folds are
@@ -62,6 +69,8 @@ def predict(
         precision: auto, float32, bf16, fp16.
         overlap: of neighbouring windows; the plan's own when left out.
         tta: average over mirrored windows; the plan's own when left out.
+        tiling: "blend" adds up overlapping windows; "exact" gives what one pass over the whole volume would, with
+            networks whose logits depend on a bounded neighbourhood (batch norm or none, no attention over the window).
         name: template of the outputs' names; by default the case id for DICOM and the base name for files.
         salt: text file with the salt of the case ids.
         network: `path/to/file.py:Class` again, where the model's network is a user's own.
@@ -70,6 +79,9 @@ def predict(
         options: how sources are read where the default would stop, or take everything.
         fill_nan: "min": voxels that are NaN or infinite get the least value of their channel; without it they stop
             their case.
+        memory: RAM of the process to stay within, as bytes or as "4GB"; each case is planned to fit, and refused where
+            it cannot. Cases are then read in turn.
+        gpu_memory: the same of the GPU; what is free there when left out.
         workers: 1 reads and predicts in turn; with 2 or more, the default on a GPU, the next case is read while the
             network works on this one.
 
@@ -79,11 +91,14 @@ def predict(
     Raises:
         UsageError: wrong options, an input that is not there, results of other settings in `out`.
         UnsafeInputError: weights that must not be opened.
+        NoRoomError: `memory` is less than the process takes before it reads an image.
     """
-    keep_heap()
+    limits = Limits(parse_bytes(memory, "--memory"), parse_bytes(gpu_memory, "--gpu-memory"))
+    keep_heap(limits.ram is None)
     check_fill(fill_nan)
     settings_of = {"fold": fold, "device": device, "precision": precision, "overlap": overlap, "tta": tta}
-    predictor = loaded(model, network=network, **settings_of)
+    predictor = loaded(model, network=network, tiling=tiling, limits=limits, **settings_of)
+    check_idle(predictor.limits)
     root, target = Path(input), Path(out)
     refuse_overlap(root, target, walked=not is_dataset(root))
     chosen = None if fold is None else str(fold)
@@ -94,12 +109,18 @@ def predict(
         "overlap": predictor.overlap,
         "tta_axes": list(predictor.tta_axes),
         "precision": predictor.precision,
+        **({"tiling": "exact"} if predictor.halo is not None else {}),
         "name": name,
         **({"read": options_mark(options)} if options != DEFAULT else {}),
         **({"fill_nan": fill_nan} if fill_nan else {}),
         "salt": salt_mark(salt),
     }
-    facts = {"device": str(predictor.device), "engine": "torch", "threads": torch.get_num_threads()}
+    facts = {
+        "device": str(predictor.device),
+        "engine": "torch",
+        "threads": torch.get_num_threads(),
+        "limits": {name: amount for name, amount in asdict(predictor.limits).items() if amount is not None},
+    }
     with OutputFolder(target, "predict", settings, overwrite, facts=facts) as folder:
         hashed = name is not None or any(job.kind == "dicom" for job in inputs.jobs)
         secret = salt_of(target, None if salt is None else Path(salt)) if hashed else ""
@@ -110,8 +131,13 @@ def predict(
         for failure in inputs.failures:
             stopped = folder.fail(failure.case, failure.files, CaseError(failure.message, failure.code))
             log.warning("%s: stopped: %s", stopped.case, stopped.message)
-        ahead = workers > 1 if workers is not None else predictor.device.type == "cuda"
-        read = partial(read_case, options=options, fill_nan=fill_nan)
+        limit = predictor.limits.ram
+        ahead = limit is None and (workers > 1 if workers is not None else predictor.device.type == "cuda")
+
+        def read(job: Job) -> Volume:
+            check_reading(job.sources, limit, options)
+            return read_case(job, options=options, fill_nan=fill_nan)
+
         predict_cases(folder, tasks, inputs.root, predictor, read, ahead=ahead)
         return folder.finish(listed=len(inputs.listed), rubbish=inputs.rubbish)
 

@@ -98,6 +98,11 @@ class NetworkScorer:
         """Where the networks are."""
         return self._device
 
+    @property
+    def unmirrored(self) -> NetworkScorer:
+        """The same without mirroring."""
+        return NetworkScorer(self.networks, device=self.device, precision=self.precision)
+
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, C, *patch) to (N, channels, *patch), float32, on the device."""
         windows = windows.to(self.device, torch.float32)

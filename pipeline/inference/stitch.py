@@ -3,7 +3,8 @@
 Windows run along one axis, the streamed one, and the weighted sums of one slab as deep as a patch are all that is
 held. Their shares sum to one before anything is added up (windows.py), so a finished plane needs no division. What is
 added up are features where a network has fewer of them than classes (scorer.py). Nothing of size classes x volume
-exists.
+exists. Where a slab over the whole cross-section is too large, a part of the cross-section (strips.py) is streamed on
+its own, with all windows that touch it: what comes out is the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,21 @@ from .windows import WindowGrid
 
 Network = SegmentationNetwork | Sequence[SegmentationNetwork]
 Planes = tuple[slice, Tensor]  # planes along the streamed axis, and their scores, that axis first: (K, planes, *others)
+Part = Sequence[slice]  # of the cross-section: voxels along each axis that is not streamed, in order
 CHUNK_NUMBERS = 1 << 23  # scores given out at a time, 32 MiB of float32
+
+
+class Image(Protocol):
+    """(C, *S), whose voxels are asked for window by window: a tensor, or what makes them (transforms/blockwise.py)."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Channels and voxels along each axis."""
+        ...
+
+    def __getitem__(self, where: tuple[slice, ...], /) -> Tensor:
+        """The voxels of a box."""
+        ...
 
 
 @torch.inference_mode()
@@ -79,13 +95,15 @@ def segment(
 @torch.inference_mode()
 def score_planes(
     scorer: Scorer,
-    image: Tensor,
+    image: Image,
     *,
     patch: Sequence[int],
     overlap: float = 0.5,
     window_batch: int = 1,
     blending: str = "gaussian",
     axis: int = 0,
+    part: Part | None = None,
+    sums_on: torch.device | None = None,
 ) -> Iterator[Planes]:
     """Blended scores of an image, finished planes from the first to the last.
 
@@ -97,6 +115,8 @@ def score_planes(
         window_batch: windows at a time.
         blending: "gaussian" or "constant" weights.
         axis: the spatial axis that is streamed; `stream_axis` gives the one that needs least memory.
+        part: of the other axes, where not the whole planes are wanted; the scores are those of the whole ones.
+        sums_on: the device of the sums; the scorer's when left out.
 
     Yields:
         (which planes along that axis, their scores (K, planes, *other axes in order)), on the scorer's device.
@@ -104,27 +124,83 @@ def score_planes(
     Raises:
         CaseError: the network gave NaN or inf (`non-finite`).
 
-    Memory: the sums of one slab as deep as a patch, on the scorer's device.
+    Memory: the sums of one slab as deep as a patch and as wide as the part, on `sums_on`.
     """
-    padded, before = pad_to_patch(image, patch)
-    grid = WindowGrid.of(padded.shape[1:], patch, overlap, blending)
+    planes = sum_planes(
+        scorer,
+        image,
+        patch=patch,
+        overlap=overlap,
+        window_batch=window_batch,
+        blending=blending,
+        axis=axis,
+        part=part,
+        sums_on=sums_on,
+    )
+    for where, sums in planes:
+        yield from finished(scorer, sums, where.start)
+
+
+@torch.inference_mode()
+def sum_planes(
+    scorer: Scorer,
+    image: Image,
+    *,
+    patch: Sequence[int],
+    overlap: float = 0.5,
+    window_batch: int = 1,
+    blending: str = "gaussian",
+    axis: int = 0,
+    part: Part | None = None,
+    sums_on: torch.device | None = None,
+) -> Iterator[Planes]:
+    """As `score_planes`, but in front of the scorer's head: (which planes, (channels, planes, *other axes)).
+
+    What is given out is a view that is valid until the next planes are asked for.
+    """
+    shape = tuple(int(side) for side in image.shape[1:])
+    if len(shape) != len(patch):
+        raise ValueError(f"an image for windows {tuple(patch)} is (C, X, Y, Z), got shape {tuple(image.shape)}")
+    before = padding_before(shape, patch)
+    grid = WindowGrid.of([max(pair) for pair in zip(shape, patch, strict=True)], patch, overlap, blending)
     others = [at for at in range(len(patch)) if at != axis]
-    rest = [slice(before[at], before[at] + image.shape[at + 1]) for at in others]
-    for planes, sums in blend(_scored_windows(scorer, padded, grid, window_batch, axis), grid, axis):
-        inside = _inside(planes, before[axis], image.shape[axis + 1])
-        if inside is None:
-            continue
-        where, cut = inside
-        cropped = (slice(None), cut, *rest)
-        for first, part in _chunks(sums[cropped], scorer.classes):
-            scores = part if scorer.head is None else scorer.head(part.unsqueeze(0))[0]
-            if not bool(torch.isfinite(scores).all()):
-                raise CaseError(
-                    "the network gave NaN or inf; its weights are damaged, or the image holds values far outside "
-                    "of what it was trained on",
-                    "non-finite",
-                )
-            yield slice(where.start + first, where.start + first + part.shape[1]), scores
+    part = [slice(0, shape[at]) for at in others] if part is None else part
+    wanted = [slice(0, side) for side in grid.shape]  # in voxels of the padded image
+    for at, side in zip(others, part, strict=True):
+        wanted[at] = slice(before[at] + side.start, before[at] + side.stop)
+    windows = _scored_windows(scorer, image, grid, window_batch, axis, wanted)
+    for planes, sums in blend(windows, grid, axis, wanted, sums_on):
+        inside = _inside(planes, before[axis], shape[axis])
+        if inside is not None:
+            yield inside[0], sums[:, inside[1]]
+
+
+def finished(scorer: Scorer, sums: Tensor, start: int) -> Iterator[Planes]:
+    """Scores of finished planes (channels, planes, *other axes), the first of which is plane `start`, as they go out.
+
+    Raises:
+        CaseError: they are not finite (`non-finite`).
+    """
+    for first, part in _chunks(sums, scorer.classes):
+        yield slice(start + first, start + first + part.shape[1]), scores_of(scorer, part)
+
+
+def scores_of(scorer: Scorer, sums: Tensor) -> Tensor:
+    """Scores (K, *S) of blended sums (channels, *S), on the scorer's device.
+
+    Raises:
+        CaseError: they are not finite (`non-finite`).
+    """
+    sums = sums.to(scorer.device)
+    scores = sums if scorer.head is None else scorer.head(sums.unsqueeze(0))[0]
+    # a sum that is finite has finite terms, and takes no memory
+    if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
+        raise CaseError(
+            "the network gave NaN or inf; its weights are damaged, or the image holds values far outside "
+            "of what it was trained on",
+            "non-finite",
+        )
+    return scores
 
 
 def stream_axis(shape: Sequence[int], patch: Sequence[int]) -> int:
@@ -134,34 +210,46 @@ def stream_axis(shape: Sequence[int], patch: Sequence[int]) -> int:
     return slabs.index(min(slabs))
 
 
-def blend(patches: Iterable[tuple[tuple[int, ...], Tensor]], grid: WindowGrid, axis: int = 0) -> Iterator[Planes]:
+def blend(
+    patches: Iterable[tuple[tuple[int, ...], Tensor]],
+    grid: WindowGrid,
+    axis: int = 0,
+    wanted: Sequence[slice] | None = None,
+    device: torch.device | None = None,
+) -> Iterator[Planes]:
     """Add up windows with their weights; give out planes that are finished.
 
     Args:
         patches: (index of the window along each axis, its scores (F, *patch)), the streamed axis slowest.
         grid: where the windows lie.
         axis: the streamed one.
+        wanted: voxels along each axis that are added up, all of them along the streamed one; the whole grid when left
+            out.
+        device: of the sums; that of the scores when left out.
 
     Returns:
         Planes of the weighted sums, the streamed axis first: views that are valid until the next ones are asked for.
     """
     depth, length, starts = grid.patch[axis], grid.shape[axis], grid.starts[axis]
+    wanted = [slice(0, side) for side in grid.shape] if wanted is None else wanted
     band: Tensor | None = None
     row = 0
     for index, scores in patches:
         if band is None:
-            sides = [depth if at == axis else side for at, side in enumerate(grid.shape)]
-            band = torch.zeros((len(scores), *sides), device=scores.device)
+            sides = [depth if at == axis else side.stop - side.start for at, side in enumerate(wanted)]
+            band = torch.zeros((len(scores), *sides), device=scores.device if device is None else device)
         if index[axis] != row:
             first, following = starts[row], starts[index[axis]]
             done = following - first
             yield slice(first, following), band.movedim(axis + 1, 1)[:, :done]
             _advance(band.movedim(axis + 1, 1), done)
             row = index[axis]
-        where = list(grid.where(index))
-        where[axis] = slice(None)
-        inside = (slice(None), *where)
-        band[inside].addcmul_(scores, grid.weights(index).to(scores.device))
+        ours, theirs = _shared(grid.where(index), wanted)
+        ours[axis], theirs[axis] = slice(None), slice(None)
+        weights = grid.weights(index, theirs).to(band.device)
+        inside, taken = (slice(None), *ours), (slice(None), *theirs)
+        band[inside].addcmul_(scores[taken].to(band.device), weights)
+        del scores, weights  # a window's scores are gone before the next ones are made
     if band is not None:
         yield slice(starts[row], length), band.movedim(axis + 1, 1)
 
@@ -171,41 +259,59 @@ def top_class(scores: Tensor) -> Tensor:
     return scores.max(dim=0).indices
 
 
-def pad_to_patch(image: Tensor, patch: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
-    """Zeros around an image (C, *S) where it is smaller than a patch; also the voxels put before it along each axis."""
-    if image.ndim != len(patch) + 1:
-        raise ValueError(f"an image for windows {tuple(patch)} is (C, X, Y, Z), got shape {tuple(image.shape)}")
-    missing = [max(0, side - whole) for side, whole in zip(patch, image.shape[1:], strict=True)]
-    before = tuple(amount // 2 for amount in missing)
-    if not any(missing):
-        return image, before
-    widths = [(first, amount - first) for first, amount in zip(before, missing, strict=True)]
-    return functional.pad(image, [width for pair in reversed(widths) for width in pair]), before
+def padding_before(shape: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
+    """Voxels of zeros in front of an image along each axis where it is smaller than a patch; the others lie behind."""
+    return tuple(max(0, side - whole) // 2 for whole, side in zip(shape, patch, strict=True))
+
+
+def padded_window(image: Image, where: Sequence[slice], before: Sequence[int]) -> Tensor:
+    """The voxels (C, *patch) of a window of the padded image, of which `before` voxels lie in front of the image."""
+    starts = [part.start - first for part, first in zip(where, before, strict=True)]
+    stops = [part.stop - first for part, first in zip(where, before, strict=True)]
+    inner = [
+        slice(max(0, start), min(side, stop)) for start, stop, side in zip(starts, stops, image.shape[1:], strict=True)
+    ]
+    box = (slice(None), *inner)
+    window = image[box]
+    missing = [(part.start - start, stop - part.stop) for part, start, stop in zip(inner, starts, stops, strict=True)]
+    if any(side for pair in missing for side in pair):
+        window = functional.pad(window, [side for pair in reversed(missing) for side in pair])
+    return window
 
 
 def _scored_windows(
-    scorer: Scorer, image: Tensor, grid: WindowGrid, window_batch: int, axis: int
+    scorer: Scorer, image: Image, grid: WindowGrid, window_batch: int, axis: int, wanted: Sequence[slice]
 ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """What the scorer gives for each window; windows of one batch share their place along the streamed axis."""
-    others = [range(len(starts)) for at, starts in enumerate(grid.starts) if at != axis]
+    """What the scorer gives for each window that touches what is wanted; windows of one batch share their place along
+    the streamed axis."""
+    before = padding_before(image.shape[1:], grid.patch)
+    others = [grid.touching(at, side) for at, side in enumerate(wanted) if at != axis]
+    size = max(1, window_batch)
     for row in range(len(grid.starts[axis])):
         indices = [(*rest[:axis], row, *rest[axis:]) for rest in product(*others)]
-        for first in range(0, len(indices), max(1, window_batch)):
-            batch = indices[first : first + max(1, window_batch)]
-            windows = torch.stack([_window(image, grid, index) for index in batch])
-            yield from zip(batch, scorer(windows), strict=True)
+        for first in range(0, len(indices), size):
+            batch = indices[first : first + size]
+            scored = scorer(torch.stack([padded_window(image, grid.where(index), before) for index in batch]))
+            for number, index in enumerate(batch):
+                yield index, scored[number]
+            del scored
 
 
-def _window(image: Tensor, grid: WindowGrid, index: Sequence[int]) -> Tensor:
-    where = (slice(None), *grid.where(index))
-    return image[where]
+def _shared(window: Sequence[slice], wanted: Sequence[slice]) -> tuple[list[slice], list[slice]]:
+    """What a window and a box have in common: where in the box, and where in the window."""
+    ends = [(max(one.start, other.start), min(one.stop, other.stop)) for one, other in zip(window, wanted, strict=True)]
+    ours = [slice(low - part.start, high - part.start) for (low, high), part in zip(ends, wanted, strict=True)]
+    theirs = [slice(low - part.start, high - part.start) for (low, high), part in zip(ends, window, strict=True)]
+    return ours, theirs
 
 
 def _advance(band: Tensor, done: int) -> None:
-    """Move the open planes to the front, zeros behind them; plane by plane, so that no second band is needed."""
+    """Move the open planes to the front, zeros behind them; in runs that do not overlap, so that no second band is
+    needed."""
     kept = max(0, band.shape[1] - done)
-    for plane in range(kept):
-        band[:, plane] = band[:, plane + done]
+    for first in range(0, kept, done):
+        run = min(done, kept - first)
+        band[:, first : first + run] = band[:, first + done : first + done + run]
     band[:, kept:] = 0
 
 

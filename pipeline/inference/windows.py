@@ -82,9 +82,16 @@ class WindowGrid:
         starts = (axis[at] for axis, at in zip(self.starts, index, strict=True))
         return tuple(slice(start, start + side) for start, side in zip(starts, self.patch, strict=True))
 
-    def weights(self, index: Sequence[int]) -> Tensor:
-        """Shares (*patch), float32, of the window whose starts have this index along each axis."""
-        rows = [share[at] for share, at in zip(self.shares, index, strict=True)]
+    def touching(self, axis: int, part: slice) -> range:
+        """Which windows along an axis hold voxels of a part of it."""
+        starts, side = self.starts[axis], self.patch[axis]
+        found = [at for at, start in enumerate(starts) if start < part.stop and start + side > part.start]
+        return range(found[0], found[-1] + 1)
+
+    def weights(self, index: Sequence[int], part: Sequence[slice] | None = None) -> Tensor:
+        """Shares (*patch), float32, of the window whose starts have this index along each axis, or of a part of it."""
+        cut = [slice(None)] * len(self.patch) if part is None else part
+        rows = [share[at][side] for share, at, side in zip(self.shares, index, cut, strict=True)]
         result = rows[-1]
         for row in reversed(rows[:-1]):
             result = row.reshape(-1, *([1] * result.ndim)) * result

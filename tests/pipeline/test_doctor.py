@@ -7,7 +7,10 @@ from voxelwise.pipeline import doctor
 
 
 def test_python_functions() -> None:
-    assert voxelwise.doctor()["problems"] == []
+    """The memory of an idle prediction is measured in a process of its own."""
+    report = voxelwise.doctor()
+    assert report["problems"] == []
+    assert 2 * 10**8 < report["prediction_bytes"] < 3 * 10**9
     assert {row.name for row in voxelwise.describe_networks()} >= {"unet", "vnet"}
 
 

@@ -11,14 +11,17 @@ from voxelwise.scripts.main import main
 
 def test_doctor_tells_what_works(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "gpus", lambda: [{"name": "a card", "memory_bytes": 16 * 10**9}])
+    monkeypatch.setattr(doctor, "idle_bytes", lambda: 774 * 10**6)
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["transfer_syntaxes"]["RLE Lossless"]["decoders"] == ["pydicom"]
     assert report["cpu"]["cores"] >= 1
     assert report["problems"] == []
+    assert report["prediction_bytes"] == 774 * 10**6
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert "a card, 16 GB" in text
+    assert "0.77 GB and more for each image: the least for --memory" in text
     assert "JPEG-LS Lossless Image Compression" in text
 
 

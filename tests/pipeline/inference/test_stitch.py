@@ -14,7 +14,7 @@ from voxelwise.errors import CaseError
 from voxelwise.networks.base import SegmentationNetwork, SliceNetwork
 from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.inference.scorer import NetworkScorer, blended_head
-from voxelwise.pipeline.inference.stitch import blend, pad_to_patch, score_planes, segment, stream_axis
+from voxelwise.pipeline.inference.stitch import blend, padded_window, padding_before, score_planes, segment, stream_axis
 from voxelwise.pipeline.inference.windows import WindowGrid
 
 
@@ -79,11 +79,12 @@ def test_a_pointwise_network_gives_its_own_values_back(shape: tuple[int, ...], o
 
 
 def test_images_smaller_than_the_patch_are_padded_with_zeros_around() -> None:
-    padded, before = pad_to_patch(torch.ones(1, 3, 9, 2), (8, 8, 8))
+    before = padding_before((3, 9, 2), (8, 8, 8))
     assert before == (2, 0, 3)
-    assert padded.shape == (1, 8, 9, 8)
-    assert padded.sum() == 3 * 9 * 2
-    assert torch.equal(padded[:, 2:5, :, 3:5], torch.ones(1, 3, 9, 2))
+    window = padded_window(torch.ones(1, 3, 9, 2), (slice(0, 8), slice(1, 9), slice(0, 8)), before)
+    assert window.shape == (1, 8, 8, 8)
+    assert window.sum() == 3 * 8 * 2
+    assert torch.equal(window[:, 2:5, :, 3:5], torch.ones(1, 3, 8, 2))
 
 
 def test_the_head_after_blending_gives_the_same_scores() -> None:

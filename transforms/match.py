@@ -1,0 +1,105 @@
+"""How the voxels of a source grid lie on a network's grid: which ones, where, and how far beyond its edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+EXACT_VOXELS = 0.01  # corners closer than this lie on voxel centres
+SNAP_VOXELS = 1e-3  # a term that moves a coordinate by less than this over the whole grid is rounding
+Axis = tuple[int, int]  # an axis of the source, and its direction
+Box = Sequence[slice]  # of the network's grid
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """From voxels of the source to coordinates on the network's grid.
+
+    Args:
+        matrix: (3, 4), terms that are rounding set to 0.
+        axes: for each network axis the source axis and its direction, where the grids match voxel by voxel; else None.
+    """
+
+    matrix: np.ndarray
+    axes: tuple[Axis, ...] | None
+
+
+def match_grids(
+    shape: Sequence[int], affine: np.ndarray, source_shape: Sequence[int], source_affine: np.ndarray
+) -> Match:
+    """How voxels of a source grid lie on a network's grid.
+
+    Exactness is judged in voxels at the corners of the source grid, not in mm.
+
+    Raises:
+        ValueError: an affine that cannot be inverted.
+    """
+    try:
+        matrix = (np.linalg.inv(np.asarray(affine, np.float64)) @ np.asarray(source_affine, np.float64))[:3]
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            f"the affine of the network's grid cannot be inverted: {np.asarray(affine).tolist()}"
+        ) from None
+    last = np.asarray(source_shape, np.float64) - 1
+    turned = np.rint(matrix)
+    permutes = np.array_equal(np.abs(turned[:, :3]).sum(0), [1, 1, 1]) and np.array_equal(
+        np.abs(turned[:, :3]).sum(1), [1, 1, 1]
+    )
+    if permutes:
+        away = np.abs(matrix - turned) @ np.array([*np.maximum(last, 1), 1])
+        if away.max() <= EXACT_VOXELS:
+            axes = tuple((int(np.abs(row).argmax()), int(row[np.abs(row).argmax()])) for row in turned[:, :3])
+            return Match(turned, axes)
+    matrix = matrix.copy()
+    matrix[:, :3][np.abs(matrix[:, :3]) * np.maximum(last, 1) < SNAP_VOXELS] = 0
+    return Match(matrix, None)
+
+
+def positions(row: np.ndarray, where: Sequence[slice], device: torch.device) -> Tensor:
+    """One network coordinate of source voxels; an axis that it does not depend on has length 1."""
+    position = torch.full((1, 1, 1), float(row[3]), dtype=torch.float64, device=device)
+    for axis, part in enumerate(where):
+        if row[axis] != 0:
+            steps = torch.arange(part.start, part.stop, dtype=torch.float64, device=device) * float(row[axis])
+            size = [1, 1, 1]
+            size[axis] = -1
+            position = position + steps.reshape(size)
+    return position
+
+
+def margins(row: np.ndarray) -> tuple[float, float]:
+    """How far before the first and behind the last centre of the network's grid its last value still holds, in its
+    voxels.
+
+    Resampling makes round(n * old / new) voxels whose first centre is that of the source, so the last centres of the
+    source may lie up to 1.5 - step voxels behind the last one, and the next voxel of the source, if it was cropped, a
+    step before the first. A grid that was straightened is up to one voxel short.
+    """
+    step = float(np.abs(row[:3]).sum())
+    if np.count_nonzero(row[:3]) > 1:
+        return 0.5, 1.0
+    return 0.5 * min(step, 1.0), max(1.5 - step, 0.25) + EXACT_VOXELS
+
+
+def reach(match: Match, shape: Sequence[int], source_shape: Sequence[int], cells: Box) -> list[slice]:
+    """A box of source voxels that holds all that may belong to these cells."""
+    # the first and the last cell also take what lies before and behind the grid
+    ends = [
+        (side.start if side.start > 0 else -2.0, side.stop if side.stop < size - 1 else size + 1.0)
+        for side, size in zip(cells, shape, strict=True)
+    ]
+    corners = np.array(list(product(*ends)), np.float64) - match.matrix[:, 3]
+    try:
+        reached = np.linalg.solve(match.matrix[:, :3], corners.T).T
+    except np.linalg.LinAlgError:
+        return [slice(0, size) for size in source_shape]
+    low = np.ceil(reached.min(0) - SNAP_VOXELS).astype(int)
+    high = np.floor(reached.max(0) + SNAP_VOXELS).astype(int) + 1
+    return [
+        slice(max(0, int(a)), max(0, min(size, int(b)))) for a, b, size in zip(low, high, source_shape, strict=True)
+    ]
