@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ..transforms.read_options import DEFAULT, ReadOptions
 from . import options
 from .terminal import finish
 
 
+@options.with_reading(without=["phi"])
 def run(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as `train` leaves behind.")],
     input: Annotated[
@@ -37,15 +39,7 @@ def run(
     fill_nan: Annotated[
         str | None, typer.Option("--fill-nan", help="min: NaN and infinite voxels get the least value of the image.")
     ] = None,
-    strict: options.Strict = False,
-    gaps: options.Gaps = "stop",
-    time: options.Time = "all",
-    geometry: options.GeometryFile = None,
-    affine: options.Affine = None,
-    group_by: options.GroupBy = None,
-    max_voxels: options.MaxVoxels = None,
-    refuse_lossy: options.RefuseLossy = False,
-    refuse_burned_in: options.RefuseBurnedIn = False,
+    reading: ReadOptions = DEFAULT,
     preview: Annotated[bool, typer.Option("--preview", help="A picture of each result beside it.")] = False,
     workers: Annotated[
         int | None,
@@ -62,17 +56,6 @@ def run(
     """Label maps on exactly the grids of the images."""
     from ..pipeline.inference.predict import predict
 
-    reading = options.read_options(
-        strict=strict,
-        gaps=gaps,
-        time=time,
-        geometry=geometry,
-        affine=affine,
-        group_by=group_by,
-        max_voxels=max_voxels,
-        refuse_lossy=refuse_lossy,
-        refuse_burned_in=refuse_burned_in,
-    )
     outcome = predict(
         model,
         input,
