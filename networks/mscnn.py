@@ -31,7 +31,7 @@ class MSCNN(SegmentationNetwork):
     Args:
         width: maps of the first convolution of each branch; the two others have twice as many.
         widths: maps of the convolutions instead, as many as there are.
-        hidden: units of the fully connected layer.
+        hidden: units of the fully connected layer; 8 times the width by default.
         kernels: side of the convolutions of each branch, odd.
         last: side of the maps that are joined.
         norm: "batch" or "none".
@@ -51,7 +51,7 @@ class MSCNN(SegmentationNetwork):
         *,
         width: int = 32,
         widths: Sequence[int] | None = None,
-        hidden: int = 256,
+        hidden: int | None = None,
         kernels: Sequence[int] = (3, 5, 7),
         last: int = 3,
         norm: str = "batch",
@@ -61,6 +61,7 @@ class MSCNN(SegmentationNetwork):
         choose("norm", norm, NORMS)
         choose("activation", activation, ACTIVATIONS)
         widths = (width, 2 * width, 2 * width) if widths is None else tuple(widths)
+        hidden = 8 * width if hidden is None else hidden
         if not kernels or any(side % 2 == 0 for side in kernels):
             raise ValueError(f"kernels are odd, so that all branches have one centre; got kernels={list(kernels)}")
         if not widths or last < 1:

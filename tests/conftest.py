@@ -20,6 +20,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 @pytest.fixture
 def shared_data() -> Callable[[str], Path]:
     """A function from the name of a public set to its folder or file; the test is skipped where it is not there."""

@@ -41,8 +41,10 @@ def test_dense_form_is_the_sliding_form(dims: int, kernels: tuple[int, ...]) -> 
 
 
 def test_options() -> None:
-    network = MSCNN(2, 1, 2, width=3, hidden=4, activation="prelu")
+    network = MSCNN(2, 1, 2, width=3, activation="prelu")
     assert [layer.conv.out_channels for layer in network.branches[0]] == [3, 6, 6]
+    assert network.full.out_channels == 24
+    assert MSCNN(2, 1, 2, width=3, hidden=4).full.out_channels == 4
     assert sum(isinstance(module, nn.PReLU) for module in network.modules()) == 3 * 3 + 1
 
 
