@@ -53,7 +53,6 @@ LIGHTER_3D: dict[str, Mapping[str, Any]] = {
     "unetpp": {"width": 2},
     "resnet34_unet": {"depth": 18},
     "res_att_unet": {"depth": 18},
-    "swin_unetr": {"depths": (2, 1, 1, 1)},
 }
 REGISTERED = {
     (name, dims): Case(name, dims, LIGHTER_3D.get(name, {}) if dims == 3 else {})

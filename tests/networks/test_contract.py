@@ -6,6 +6,7 @@ A case is built once, and run once in eval mode, for all tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from inspect import signature
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -21,12 +22,16 @@ from voxelwise.networks.registry import NETWORKS
 from .cases import FLAT, IN, OUT, REGISTERED, SOLID, Case, noise, odd
 from .measured import check_receptive_field, check_stride, check_window_global
 
+HEAVY = {REGISTERED["swin_unetr", 3]}  # a second for each forward pass, and all but its shape is the same in 2D
 EXPORTED = ("unet", "vnet", "voxresnet", "fcn8s", "resnet34_unet", "res_att_unet")
-AS_DEFAULT = [REGISTERED[name, entry.spatial_dims[0]] for name, entry in NETWORKS.items()]
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-@pytest.fixture(scope="module", params=[*FLAT, *SOLID], ids=str)
+def slow_if(slow: bool, value: Any) -> Any:
+    return pytest.param(value, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.fixture(scope="module", params=[slow_if(case in HEAVY, case) for case in (*FLAT, *SOLID)], ids=str)
 def case(request: pytest.FixtureRequest) -> Case:
     chosen: Case = request.param
     return chosen
@@ -86,6 +91,7 @@ def as_list(logits: Tensor | list[Tensor]) -> list[Tensor]:
 def test_logits_have_the_size_of_any_input(network: SegmentationNetwork, image: Tensor, logits: Tensor) -> None:
     assert logits.shape == (1, OUT, *image.shape[2:])
     assert logits.isfinite().all()
+    assert logits.any()
     least = network(noise(1, IN, *network.minimum_size))
     assert least.shape == (1, OUT, *network.minimum_size)
     assert least.isfinite().all()
@@ -139,11 +145,6 @@ def test_eval_is_deterministic_and_leaves_no_trace(network: SegmentationNetwork,
 
 
 @torch.no_grad()
-def test_cases_of_a_batch_do_not_meet_in_eval_mode(network: SegmentationNetwork, pair: Tensor, logits: Tensor) -> None:
-    check_close(network(pair)[1:], logits, tolerance=1e-4)
-
-
-@torch.no_grad()
 def test_forward_is_head_of_features(network: SegmentationNetwork, image: Tensor, logits: Tensor) -> None:
     if network.head is None:
         with pytest.raises(ValueError, match="no head"):
@@ -169,8 +170,10 @@ def test_weights_survive_safetensors(
 
 
 @torch.no_grad()
-def test_channels_last_changes_nothing_and_is_kept(on_loan: SegmentationNetwork, pair: Tensor, logits: Tensor) -> None:
-    """Also where the input is padded and maps are joined: every convolution gets the layout that it is fast in.
+def test_neither_channels_last_nor_another_case_changes_anything(
+    on_loan: SegmentationNetwork, pair: Tensor, logits: Tensor
+) -> None:
+    """And every convolution gets the layout that it is fast in, also where the input is padded and maps are joined.
 
     On two cases, since torch has another kernel for a single small volume, which loses the layout.
     """
@@ -191,7 +194,7 @@ def test_channels_last_changes_nothing_and_is_kept(on_loan: SegmentationNetwork,
     assert lost == []
 
 
-@pytest.mark.parametrize("case", AS_DEFAULT, indirect=True, ids=str)
+@pytest.mark.parametrize("case", FLAT[: len(NETWORKS)], indirect=True, ids=str)
 def test_activation_bytes_are_traced(network: SegmentationNetwork) -> None:
     size = [64 * step for step in network.stride]  # so large that what a paper pads does not count
     weights = [parameter.clone() for parameter in network.parameters()]
@@ -205,16 +208,14 @@ def test_activation_bytes_are_traced(network: SegmentationNetwork) -> None:
     assert all(torch.equal(now, then) for now, then in zip(network.parameters(), weights, strict=True))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=[] if case.name in EXPORTED else pytest.mark.slow) for case in AS_DEFAULT],
-    indirect=True,
-    ids=str,
-)
+@pytest.mark.parametrize("name", [slow_if(name not in EXPORTED, name) for name in NETWORKS])
 @torch.no_grad()
-def test_forward_can_be_exported(network: SegmentationNetwork, image: Tensor, logits: Tensor) -> None:
-    """For images of one size."""
-    check_close(torch.export.export(network, (image,)).module()(image), logits)
+def test_forward_can_be_exported(name: str) -> None:
+    """For images of one size; residual trunks at their smallest depth, whose blocks are the others'."""
+    shallow = {"depth": 18} if "depth" in signature(NETWORKS[name].build).parameters else {}
+    network = Case(name, NETWORKS[name].spatial_dims[0], shallow).build().eval()
+    image = noise(1, IN, *odd(network))
+    check_close(torch.export.export(network, (image,)).module()(image), network(image))
 
 
 # what a network declares, measured
@@ -241,7 +242,7 @@ def claims(network: SegmentationNetwork) -> tuple[Any, ...]:
     return set(network.stride), set(reach), network.window_global, network.moves_with_image
 
 
-@pytest.mark.parametrize("case", SOLID, indirect=True, ids=str)
+@pytest.mark.parametrize("case", [slow_if(case in HEAVY, case) for case in SOLID], indirect=True, ids=str)
 def test_in_3d_the_claims_are_those_of_2d_or_measured(case: Case, network: SegmentationNetwork) -> None:
     """In 2D the same claims are measured in no time."""
     flat = case.build_flat()

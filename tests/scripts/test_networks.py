@@ -57,7 +57,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 WRONG = [
-    (["--network", "resattunet"], "unknown network 'resattunet'; did you mean 'res_att_unet'?"),
+    (["--network", "resattunet"], "unknown network 'resattunet'; did you mean 'res_att_unet'"),
     (["--network", "fcn8s"], "network 'fcn8s' is 2D, not 3D; use --dims 2"),
     (["--network", "vnet", "--option", "kernal=3"], "option of network 'vnet': 'kernal'; did you mean 'kernel'?"),
     (
@@ -66,7 +66,7 @@ WRONG = [
     ),
     (["--network", "cen", "--option", "width=-1"], "network 'cen' cannot be built with {'width': -1}"),
     (["--option", "encoder=resnet34"], "encoder 'resnet34' is 2D, not 3D; use --dims 2"),
-    (["--dims", "2", "--option", "encoder=resnet33"], "unknown encoder 'resnet33'; did you mean 'resnet34'?"),
+    (["--dims", "2", "--option", "encoder=resnet33"], "unknown encoder 'resnet33'; did you mean 'resnet34'"),
     (["--network", "res_att_unet", "--option", "depth=35"], "one of [18, 34, 50, 101] layers here, got depth=35"),
     (["--network", "resnet34_unet", "--width", "2"], "leaves a layer without channels; give a larger width"),
 ]
