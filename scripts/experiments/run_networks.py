@@ -48,7 +48,7 @@ BATCH = {2: 4, 3: 2}
 # options for two cores where one width is not enough, or not the one asked for
 NARROW: dict[str, dict[str, Any]] = {
     "unet3d2016": {"width": 4},  # its valid convolutions look at 120 x 128 x 120 voxels for such a patch
-    "mscnn": {"width": 4, "hidden": 32},  # its dense pooling keeps all maps as large as the patch
+    "mscnn": {"widths": [4, 8]},  # two convolutions a branch: its dense form reaches far beyond such a patch
     "swin_unetr": {"width": 12},  # the least that its heads divide
     "unetr": {"width": 8, "hidden": 96, "mlp": 384},
 }

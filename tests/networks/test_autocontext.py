@@ -29,8 +29,7 @@ def test_parameters_are_those_of_the_stages() -> None:
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "autocontext"])
 def test_it_wraps_any_network(name: str) -> None:
     dims = min(NETWORKS[name].spatial_dims)
-    with torch.device("meta"):
-        network = build_autocontext(dims, 1, 3, network=name, options=NETWORKS[name].small)
+    network = build_autocontext(dims, 1, 3, network=name, options=NETWORKS[name].small)
     assert (network.first.in_channels, network.second.in_channels) == (1, 1 + 3)
     assert network.stride == network.first.stride == network.second.stride
 

@@ -6,7 +6,6 @@ A case is built once, and run once in eval mode, for all tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from inspect import signature
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -23,7 +22,9 @@ from .cases import FLAT, IN, OUT, REGISTERED, SOLID, Case, noise, odd
 from .measured import check_receptive_field, check_stride, check_window_global
 
 HEAVY = {REGISTERED["swin_unetr", 3]}  # a second for each forward pass, and all but its shape is the same in 2D
-EXPORTED = ("unet", "vnet", "voxresnet", "fcn8s", "resnet34_unet", "res_att_unet")
+PLAIN = [REGISTERED[name, min(entry.spatial_dims)] for name, entry in NETWORKS.items()]
+SHALLOW = {"depth": 18}  # its blocks are those of the default
+EXPORTED = {"unet": {}, "vnet": {}, "voxresnet": {}, "fcn8s": {}, "resnet34_unet": SHALLOW, "res_att_unet": SHALLOW}
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -194,7 +195,7 @@ def test_neither_channels_last_nor_another_case_changes_anything(
     assert lost == []
 
 
-@pytest.mark.parametrize("case", FLAT[: len(NETWORKS)], indirect=True, ids=str)
+@pytest.mark.parametrize("case", PLAIN, indirect=True, ids=str)
 def test_activation_bytes_are_traced(network: SegmentationNetwork) -> None:
     size = [64 * step for step in network.stride]  # so large that what a paper pads does not count
     weights = [parameter.clone() for parameter in network.parameters()]
@@ -211,9 +212,8 @@ def test_activation_bytes_are_traced(network: SegmentationNetwork) -> None:
 @pytest.mark.parametrize("name", [slow_if(name not in EXPORTED, name) for name in NETWORKS])
 @torch.no_grad()
 def test_forward_can_be_exported(name: str) -> None:
-    """For images of one size; residual trunks at their smallest depth, whose blocks are the others'."""
-    shallow = {"depth": 18} if "depth" in signature(NETWORKS[name].build).parameters else {}
-    network = Case(name, NETWORKS[name].spatial_dims[0], shallow).build().eval()
+    """For images of one size."""
+    network = Case(name, NETWORKS[name].spatial_dims[0], EXPORTED.get(name, {})).build().eval()
     image = noise(1, IN, *odd(network))
     check_close(torch.export.export(network, (image,)).module()(image), network(image))
 

@@ -165,7 +165,7 @@ def test_arms_are_trained_scored_and_set_beside_the_source(
         ),
         ({"arms": {"cases": {}}, "figures": {}}, [], "'cases' is the name of a folder"),
         ({"figures": {"unett": {"IoU": 1}}}, [], "unknown arm with figures 'unett'; did you mean 'unet'?"),
-        ({"measures": ["mio"]}, [], "unknown measure 'mio'; did you mean 'miou'?"),
+        ({"measures": ["mio"]}, [], "unknown measure 'mio'; did you mean 'miou'"),
         ({"epochs": 0}, [], "epochs: Input should be greater than or equal to 1"),
         ({}, ["--arms", "unet,fcn"], "unknown arm 'fcn'"),
         ({}, ["--fold", "5"], "--fold 5: there are the folds 0 to 4"),
