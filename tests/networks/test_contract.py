@@ -22,7 +22,6 @@ from .cases import FLAT, IN, OUT, REGISTERED, SOLID, Case, noise, odd
 from .measured import check_receptive_field, check_stride, check_window_global
 
 HEAVY = {REGISTERED["swin_unetr", 3]}  # a second for each forward pass, and all but its shape is the same in 2D
-PLAIN = [REGISTERED[name, min(entry.spatial_dims)] for name, entry in NETWORKS.items()]
 SHALLOW = {"depth": 18}  # its blocks are those of the default
 EXPORTED = {"unet": {}, "vnet": {}, "voxresnet": {}, "fcn8s": {}, "resnet34_unet": SHALLOW, "res_att_unet": SHALLOW}
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -30,6 +29,9 @@ CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 def slow_if(slow: bool, value: Any) -> Any:
     return pytest.param(value, marks=[pytest.mark.slow] if slow else [])
+
+
+TRACED = [slow_if(name not in EXPORTED, REGISTERED[name, min(NETWORKS[name].spatial_dims)]) for name in NETWORKS]
 
 
 @pytest.fixture(scope="module", params=[slow_if(case in HEAVY, case) for case in (*FLAT, *SOLID)], ids=str)
@@ -195,7 +197,7 @@ def test_neither_channels_last_nor_another_case_changes_anything(
     assert lost == []
 
 
-@pytest.mark.parametrize("case", PLAIN, indirect=True, ids=str)
+@pytest.mark.parametrize("case", TRACED, indirect=True, ids=str)
 def test_activation_bytes_are_traced(network: SegmentationNetwork) -> None:
     size = [64 * step for step in network.stride]  # so large that what a paper pads does not count
     weights = [parameter.clone() for parameter in network.parameters()]

@@ -34,7 +34,9 @@ def abdomens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "res_att_unet" else [pytest.mark.slow]) for name in NARROW]
+)
 def test_a_slice_network_of_the_sources_segments_ct_volumes(abdomens: Path, name: str, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     options: dict[str, Any] = {"network": name, "dims": 2, "width": NARROW[name], "batch": 2, "steps": 2}
