@@ -77,8 +77,8 @@ class InterruptedRunError(VoxelwiseError):
 
 
 def unknown(what: str, name: str, choices: Iterable[str]) -> UsageError:
-    """A `UsageError` for a choice that does not exist: names the nearest and lists all."""
+    """A `UsageError` for a choice that does not exist: names the nearest ones and lists all."""
     known = sorted(choices)
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return UsageError(f"unknown {what} {name!r}{hint} (there are: {', '.join(known)})")

@@ -22,7 +22,7 @@ from __future__ import annotations
 from torch import Tensor, cat, nn
 
 from .base import SegmentationNetwork
-from .blocks import ConvNormAct, Upsample, initialise
+from .blocks import Upsample, conv_stage, initialise
 from .receptive_field import Reach
 
 DILATIONS = (1, 2, 4, 8, 16, 1, 1)
@@ -62,13 +62,8 @@ class ADIDUNet(SegmentationNetwork):
         deepest = widths[-1]
 
         def stage(channels: int, result: int) -> nn.Sequential:
-            layers: list[nn.Module] = [
-                ConvNormAct(
-                    2, result if step else channels, result, kernel=(3, 3), norm="batch", activation="relu", bias=True
-                )
-                for step in range(2)
-            ]
-            return nn.Sequential(*layers, nn.Dropout(dropout))
+            convs = conv_stage(2, channels, (result, result), norm="batch", activation="relu", bias=True)
+            return nn.Sequential(*convs, nn.Dropout(dropout))
 
         self.encoder = nn.ModuleList(
             stage(widths[level - 1] // 2 if level else in_channels, widths[level]) for level in range(4)

@@ -17,6 +17,10 @@ interpolations keep voxel centres.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from itertools import pairwise
+
 from torch import Tensor, cat, nn
 
 from .attention import AttentionGate, GridGate
@@ -31,25 +35,25 @@ from .blocks import (
     UpConv,
     Upsample,
     choose,
+    conv_stage,
     initialise,
 )
 from .receptive_field import Reach
 
 LEVELS = 5
-WIDTH = {"same": 64, "grid": 16}
 
 
 class AttentionUNet(SegmentationNetwork):
     """U-Net with attention gates on its skips.
 
-    Parameters (3 channels to 1 class, 2D): 34,878,573 with gate="same".
+    Parameters (3 channels to 1 class, 2D): 34,878,573 with gate="same", 2,205,932 with gate="grid".
 
     Args:
         gate: "same" or "grid".
         width: channels of the first level, by default 64 (same) or 16 (grid); each level has twice as many
             as the one above.
         norm: "batch" as published, "instance", "group" or "none".
-        activation: a key of `ACTIVATIONS`.
+        activation: a key of `ACTIVATIONS`; ReLU as published, which the gates keep.
 
     Shape:
         image: (N, in_channels, *S), padded to multiples of 16.
@@ -67,102 +71,131 @@ class AttentionUNet(SegmentationNetwork):
         norm: str = "batch",
         activation: str = "relu",
     ) -> None:
-        choose("gate", gate, WIDTH)
+        choose("gate", gate, DECODERS)
         choose("norm", norm, NORMS)
         choose("activation", activation, ACTIVATIONS)
+        decoder = DECODERS[gate]
         super().__init__(
             spatial_dims,
             in_channels,
             out_channels,
             stride=(2 ** (LEVELS - 1),) * spatial_dims,
-            receptive_field=(_reach(gate),) * spatial_dims if norm in LOCAL_NORMS else None,
+            receptive_field=(decoder.reach(_encoded()),) * spatial_dims if norm in LOCAL_NORMS else None,
         )
         self.at_least_two = norm != "none"
-        widths = [(WIDTH[gate] if width is None else width) * 2**level for level in range(LEVELS)]
-        conv = CONV[spatial_dims]
-
-        def layer(channels: int, result: int, side: int = 3) -> ConvNormAct:
-            kernel = (side,) * spatial_dims
-            return ConvNormAct(
-                spatial_dims, channels, result, kernel=kernel, norm=norm, activation=activation, bias=True
-            )
-
-        def stage(channels: int, result: int) -> nn.Sequential:
-            return nn.Sequential(layer(channels, result), layer(result, result))
-
+        widths = [(decoder.WIDTH if width is None else width) * 2**level for level in range(LEVELS)]
         self.encoder = nn.ModuleList(
-            stage(widths[level - 1] if level else in_channels, widths[level]) for level in range(LEVELS)
+            conv_stage(spatial_dims, before, (side, side), norm=norm, activation=activation, bias=True)
+            for before, side in zip((in_channels, *widths[:-1]), widths, strict=True)
         )
         self.pool = MAX_POOL[spatial_dims](2)
-        self.gate = gate
-        if gate == "same":
-            self.up = nn.ModuleList(
-                UpConv(spatial_dims, widths[level + 1], widths[level], norm=norm, activation=activation, bias=True)
-                for level in range(LEVELS - 1)
-            )
-            self.gates = nn.ModuleList(
-                AttentionGate(spatial_dims, side, side, side // 2, norm=norm) for side in widths[:-1]
-            )
-            self.decoder = nn.ModuleList(stage(2 * side, side) for side in widths[:-1])
-            self.head = conv(widths[0], out_channels, 1)
-        else:
-            self.up = nn.ModuleList(Upsample(2, "linear") for _ in range(LEVELS - 1))
-            self.signal = layer(widths[-1], widths[-1], side=1)
-            self.gates = nn.ModuleList(
-                nn.Identity() if level == 0 else GridGate(spatial_dims, widths[level + 1], widths[level], norm=norm)
-                for level in range(LEVELS - 1)
-            )
-            self.decoder = nn.ModuleList(
-                stage(widths[level + 1] + widths[level], widths[level]) for level in range(LEVELS - 1)
-            )
-            self.scales = nn.ModuleList(conv(side, out_channels, 1) for side in widths[:-1])
-            self.to_image = nn.ModuleList(
-                Upsample(2**level, "linear") if level else nn.Identity() for level in range(LEVELS - 1)
-            )
-            self.head = conv((LEVELS - 1) * out_channels, out_channels, 1)
+        self.decoder = decoder(spatial_dims, widths, out_channels, norm, activation)
+        self.head = CONV[spatial_dims](self.decoder.out_channels, out_channels, 1)
         self.apply(initialise)
 
     def body(self, image: Tensor) -> Tensor:
         """Features of the finest level, or the class maps of all levels, joined."""
-        skips: list[Tensor] = []
+        maps: list[Tensor] = []
         for level, stage in enumerate(self.encoder):
-            skips.append(stage(self.pool(skips[-1]) if level else image))
-        decoded = [skips[-1]]
-        for level in reversed(range(LEVELS - 1)):
-            decoded.insert(0, self.join(level, decoded[0], skips[level]))
-        if self.gate == "same":
-            return decoded[0]
-        maps = zip(self.to_image, self.scales, decoded[:-1], strict=True)
-        return cat([to_image(scale(features)) for to_image, scale, features in maps], dim=1)
-
-    def join(self, level: int, coarse: Tensor, skip: Tensor) -> Tensor:
-        """One step of the decoder: the map below, up-sampled and joined with the masked skip."""
-        up = self.up[level](coarse)
-        if self.gate == "same":
-            skip = self.gates[level](up, skip)
-        elif level > 0:
-            skip = self.gates[level](self.signal(coarse) if level == LEVELS - 2 else coarse, skip)
-        result: Tensor = self.decoder[level](cat((up, skip), dim=1))
-        return result
+            maps.append(stage(self.pool(maps[-1]) if level else image))
+        features: Tensor = self.decoder(maps)
+        return features
 
 
-def _reach(gate: str) -> int:
-    """Receptive field of the logits along one axis."""
+class SameDecoder(nn.Module):
+    """All skips are masked, each by the up-sampled map that it is joined with."""
+
+    WIDTH = 64
+
+    def __init__(self, spatial_dims: int, widths: Sequence[int], out_channels: int, norm: str, activation: str) -> None:
+        super().__init__()
+        self.out_channels = widths[0]
+        self.up = nn.ModuleList(
+            UpConv(spatial_dims, coarse, side, norm=norm, activation=activation, bias=True)
+            for side, coarse in pairwise(widths)
+        )
+        self.gates = nn.ModuleList(
+            AttentionGate(spatial_dims, side, side, side // 2, norm=norm) for side in widths[:-1]
+        )
+        self.stages = nn.ModuleList(
+            conv_stage(spatial_dims, 2 * side, (side, side), norm=norm, activation=activation, bias=True)
+            for side in widths[:-1]
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """The maps of the encoder, fine to coarse, to the features of the finest level."""
+        *skips, decoded = maps
+        for level in reversed(range(len(skips))):
+            larger = self.up[level](decoded)
+            decoded = self.stages[level](cat((larger, self.gates[level](larger, skips[level])), dim=1))
+        return decoded
+
+    @staticmethod
+    def reach(maps: Sequence[Reach]) -> int:
+        """Receptive field along one axis, of what the encoder's maps see."""
+        *skips, seen = maps
+        for skip in reversed(skips):
+            seen = seen.up(2).conv(3).join(skip).conv(3).conv(3)
+        return seen.size
+
+
+class GridDecoder(nn.Module):
+    """All skips but the first are masked, by the map one level below; the class maps of all levels are the result."""
+
+    WIDTH = 16
+
+    def __init__(self, spatial_dims: int, widths: Sequence[int], out_channels: int, norm: str, activation: str) -> None:
+        super().__init__()
+        self.out_channels = (LEVELS - 1) * out_channels
+        deepest, one = widths[-1], (1,) * spatial_dims
+        self.signal = ConvNormAct(
+            spatial_dims, deepest, deepest, kernel=one, norm=norm, activation=activation, bias=True
+        )
+        self.up = Upsample(2, "linear")
+        self.gates = nn.ModuleList(
+            GridGate(spatial_dims, coarse, side, norm=norm) for side, coarse in pairwise(widths[1:])
+        )
+        self.stages = nn.ModuleList(
+            conv_stage(spatial_dims, coarse + side, (side, side), norm=norm, activation=activation, bias=True)
+            for side, coarse in pairwise(widths)
+        )
+        self.scales = nn.ModuleList(CONV[spatial_dims](side, out_channels, 1) for side in widths[:-1])
+        larger = (Upsample(2**level, "linear") for level in range(1, LEVELS - 1))
+        self.to_image = nn.ModuleList([nn.Identity(), *larger])
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """The maps of the encoder, fine to coarse, to the class maps of all levels in the image's size, joined."""
+        *skips, decoded = maps
+        signal = self.signal(decoded)
+        classes: list[Tensor] = []
+        for level in reversed(range(len(skips))):
+            skip = self.gates[level - 1](signal, skips[level]) if level else skips[level]
+            signal = decoded = self.stages[level](cat((self.up(decoded), skip), dim=1))
+            classes.insert(0, self.to_image[level](self.scales[level](decoded)))
+        return cat(classes, dim=1)
+
+    @staticmethod
+    def reach(maps: Sequence[Reach]) -> int:
+        """Receptive field along one axis, of what the encoder's maps see."""
+        *skips, seen = maps
+        classes: list[Reach] = []
+        for level in reversed(range(len(skips))):
+            skip = skips[level]
+            if level:
+                skip = skip.join(seen.join(skip.conv(2, stride=2)).linear(2))
+            seen = seen.linear(2).join(skip).conv(3).conv(3)
+            classes.append(seen.linear(2**level) if level else seen)
+        return reduce(Reach.join, classes).size
+
+
+DECODERS: dict[str, type[SameDecoder] | type[GridDecoder]] = {"same": SameDecoder, "grid": GridDecoder}
+
+
+def _encoded() -> list[Reach]:
+    """What each level of the encoder sees along one axis."""
     seen = Reach.of_input(2 ** (LEVELS - 1))
-    skips: list[Reach] = []
+    maps: list[Reach] = []
     for level in range(LEVELS):
         seen = (seen.conv(2, stride=2) if level else seen).conv(3).conv(3)
-        skips.append(seen)
-    skips.pop()
-    whole: Reach | None = None
-    for level in reversed(range(LEVELS - 1)):
-        skip = skips.pop()
-        if gate == "same":
-            seen = seen.up(2).conv(3).join(skip).conv(3).conv(3)
-            continue
-        if level > 0:
-            skip = skip.join(seen.join(skip.conv(2, stride=2)).linear(2))
-        seen = seen.linear(2).join(skip).conv(3).conv(3)
-        scaled = seen.linear(2**level) if level else seen
-        whole = scaled if whole is None else whole.join(scaled)
-    return (seen if whole is None else whole).size
+        maps.append(seen)
+    return maps

@@ -53,6 +53,7 @@ class AutoContext(SegmentationNetwork):
             receptive_field=reach,
         )
         self.minimum_size = tuple(max(sides) for sides in zip(first.minimum_size, second.minimum_size, strict=True))
+        self.moves_with_image = first.moves_with_image and second.moves_with_image
         self.trains_on_single = first.trains_on_single and second.trains_on_single
         self.first = first
         self.second = second
@@ -61,8 +62,8 @@ class AutoContext(SegmentationNetwork):
             object.__setattr__(self, "head", second.head)
 
     def scores(self, image: Tensor) -> Tensor:
-        """The first stage's scores (N, K, *S), which sum to 1; sigmoid for one class."""
-        return scores_of(_finest(self.first(image)))
+        """The first stage's scores (N, K, *S), which sum to 1; sigmoid for one class. No gradient goes through them."""
+        return scores_of(_finest(self.first(image))).detach()
 
     def second_stage(self, image: Tensor, scores: Tensor) -> Logits:
         """The second stage on an image and scores of the first, such as stored ones of held-out folds."""

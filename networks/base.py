@@ -228,6 +228,7 @@ class SliceNetwork(SegmentationNetwork):
         self.axis = axis
         self.minimum_size = _with_one(network.minimum_size, axis)
         self.window_global = network.window_global
+        self.moves_with_image = network.moves_with_image
         self.network = network
         if network.head is not None:
             # not registered: its weights are the 2D network's, and a state dict must hold them once

@@ -1,4 +1,7 @@
-"""Bilinear up-sampling as a transposed convolution whose kernel is fixed, as FCN uses it."""
+"""Bilinear up-sampling as a transposed convolution: with a kernel that is fixed (FCN), or that starts so (FCRN).
+
+Long, Shelhamer and Darrell, CVPR 2015, arXiv 1411.4038.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,8 @@ class LearnedBilinearUp(nn.ConvTranspose2d):
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__(channels, channels, 2 * scale, stride=scale, padding=scale // 2, groups=channels, bias=False)
-        self.start()
 
     @torch.no_grad()
-    def start(self) -> None:
-        """Make the kernels bilinear."""
+    def reset_parameters(self) -> None:
+        """Make the kernels bilinear; torch's own place for how a layer starts."""
         self.weight.copy_(bilinear_kernel(self.kernel_size[0]).expand_as(self.weight))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,7 +35,6 @@ INSTANCE_NORM: dict[int, Callable[[int], nn.Module]] = {2: InstanceNorm2d, 3: In
 BATCH_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 AVERAGE_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
-DROPOUT: dict[int, Callable[..., nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}  # of whole channels
 LINEAR = {2: "bilinear", 3: "trilinear"}  # modes of interpolation
 
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {
@@ -56,7 +56,7 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class ConvNormAct(nn.Module):
-    """A convolution, then norm and activation.
+    """A convolution, then norm and activation; a strided 1x1x1 one is of every n-th voxel (see `ResidualBlock`).
 
     Args:
         spatial_dims: 2 or 3.
@@ -84,11 +84,15 @@ class ConvNormAct(nn.Module):
         bias: bool | None = None,
     ) -> None:
         super().__init__()
-        self.conv = CONV[spatial_dims](
+        one = (1,) * spatial_dims
+        step, pointwise = tuple(stride or one), tuple(kernel) == one
+        self.step = step if pointwise else one
+        conv: Callable[..., nn.Module] = _Pointwise3d if pointwise and spatial_dims == 3 else CONV[spatial_dims]
+        self.conv = conv(
             in_channels,
             out_channels,
             tuple(kernel),
-            stride=tuple(stride or (1,) * spatial_dims),
+            stride=one if pointwise else step,
             padding=tuple(dilation * (size // 2) if padding is None else padding for size in kernel),
             dilation=dilation,
             bias=norm == "none" if bias is None else bias,
@@ -98,8 +102,35 @@ class ConvNormAct(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, in_channels, *S) to (N, out_channels, *S / stride)."""
-        result: Tensor = self.activation(self.norm(self.conv(image)))
+        result: Tensor = self.activation(self.norm(self.conv(subsample(image, self.step))))
         return result
+
+
+def conv_stage(
+    spatial_dims: int,
+    in_channels: int,
+    widths: Sequence[int],
+    *,
+    norm: str,
+    activation: str,
+    kernel: Sequence[int] | None = None,
+    bias: bool | None = None,
+) -> nn.Sequential:
+    """A level of a network: one `ConvNormAct` behind the other, of these widths and by default of side 3."""
+    return nn.Sequential(
+        *(
+            ConvNormAct(
+                spatial_dims,
+                before,
+                width,
+                kernel=kernel or (3,) * spatial_dims,
+                norm=norm,
+                activation=activation,
+                bias=bias,
+            )
+            for before, width in pairwise((in_channels, *widths))
+        )
+    )
 
 
 class ResidualBlock(nn.Module):
@@ -226,9 +257,13 @@ class PointwiseHeads(nn.Module):
 
 
 def choose(what: str, name: str, choices: Iterable[str]) -> None:
-    """Refuse a name that is not among the choices."""
-    if name not in choices:
-        raise unknown(what, name, choices)
+    """Refuse a name that is not among the choices, or no name at all (options come from YAML).
+
+    Raises:
+        UsageError: with the nearest choice.
+    """
+    if not isinstance(name, str) or name not in choices:
+        raise unknown(what, str(name), choices)
 
 
 def initialise(module: nn.Module) -> None:

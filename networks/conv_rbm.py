@@ -5,7 +5,8 @@ start of a convolutional encoder network.
 
 Hidden units are binary, or rectified normal ones (h >= 0, density proportional to exp(h x - h^2 / 2)), whose most
 likely value is ReLU(x); so the code is what the layer of the encoder computes. Differs from the authors' library: no
-stride and no pooling inside a machine (a stack pools between two of them), visible bias per channel.
+stride and no pooling inside a machine (a stack pools between two of them), visible bias per channel, no target for the
+activity of the hidden units.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from .blocks import choose
 from .cen import CEN
 from .features import FeatureNetwork
 
-CONV = {2: functional.conv2d, 3: functional.conv3d}
-CONV_TRANSPOSE = {2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+CONVOLVE = {2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSED = {2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 LOG_ROOT_2_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -72,12 +73,13 @@ class ConvRBM(FeatureNetwork):
         nn.init.normal_(self.weight, std=1 / math.sqrt(in_channels * kernel**spatial_dims))
 
     def measure(self, images: Tensor) -> None:
-        """Take mean and deviation of the channels from images."""
+        """Take mean and deviation of the channels from images; a constant channel has deviation 1."""
         if self.visible == "binary":
             raise ValueError("binary visible units are 0 or 1; they are not standardised")
         channels = images.movedim(1, 0).flatten(1)
         self.mean.copy_(channels.mean(1))
-        self.deviation.copy_(channels.std(1).clamp_min(1e-6))
+        deviation = channels.std(1)
+        self.deviation.copy_(deviation.where(deviation > 1e-6, 1.0))
 
     def standardise(self, image: Tensor) -> Tensor:
         """The visible units of an image."""
@@ -85,11 +87,11 @@ class ConvRBM(FeatureNetwork):
 
     def drive(self, visible: Tensor) -> Tensor:
         """What goes into the hidden units: the convolution and their bias."""
-        return CONV[self.spatial_dims](visible, self.weight, self.hidden_bias)
+        return CONVOLVE[self.spatial_dims](visible, self.weight, self.hidden_bias)
 
     def visible_mean(self, hidden: Tensor) -> Tensor:
         """Expected visible units under hidden ones."""
-        drive = CONV_TRANSPOSE[self.spatial_dims](hidden, self.weight, self.visible_bias)
+        drive = TRANSPOSED[self.spatial_dims](hidden, self.weight, self.visible_bias)
         return drive.sigmoid() if self.visible == "binary" else drive
 
     def code_of(self, image: Tensor) -> Tensor:

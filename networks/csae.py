@@ -2,9 +2,10 @@
 
 In the manner of Kallenberg et al., IEEE TMI 35 (2016) (breast density and risk). Its layers were not to be had; ours:
 the image at full, half and quarter resolution as channels; convolutions of side 7 (50 maps), 5 (100) and 5 (100) with
-ReLU, max-pooling of 2 between them. The decoder has the encoder's filters, transposed, and biases of its own.
+ReLU, max-pooling of 2 between them. The decoder has the encoder's filters, transposed, and biases of its own; where the
+encoder pools, it repeats voxels.
 
-Trained layer by layer (`greedy`) on the squared error plus `activity_sparsity` (losses.py), then as a whole.
+Trained layer by layer (`greedy`) on the squared error plus `activity_sparsity` (feature_losses.py), then as a whole.
 """
 
 from __future__ import annotations

@@ -16,10 +16,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, cat, nn
 
-from ..errors import unknown
 from .base import SegmentationNetwork, memory_format_of
 from .blocks import Upsample, initialise
-from .resnet import DEPTHS, ResNet
+from .resnet import ResNet, blocks_of, depth_of
 
 STRIDE = 16
 LOW_LEVEL = 48
@@ -33,7 +32,7 @@ class DeepLabV3Plus(SegmentationNetwork):
     Args:
         width: channels of the encoder's stem; the decoder has four times as many.
         encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
-        rates: the three dilations.
+        rates: dilations of the pyramid, three in the paper.
         dropout: share of values zeroed behind the pyramid, in training.
 
     Shape:
@@ -54,11 +53,10 @@ class DeepLabV3Plus(SegmentationNetwork):
         rates: Sequence[int] = (6, 12, 18),
         dropout: float = 0.5,
     ) -> None:
-        depths = {f"resnet{depth}": depth for depth in DEPTHS}
-        if encoder not in depths:
-            raise unknown("encoder", encoder, depths)
+        blocks, bottleneck = blocks_of(depth_of(encoder))
+        if not rates or min(rates) < 1:
+            raise ValueError(f"the pyramid has one dilation or more, each from 1 on; got rates={list(rates)}")
         super().__init__(spatial_dims, in_channels, out_channels, stride=(STRIDE, STRIDE), receptive_field=None)
-        blocks, bottleneck = DEPTHS[depths[encoder]]
         self.encoder = ResNet(2, in_channels, blocks, bottleneck=bottleneck, width=width, dilated=True)
         deepest, side = self.encoder.widths[-1], 4 * width
         self.branches = nn.ModuleList([_activated(nn.Conv2d(deepest, side, 1, bias=False))])
@@ -83,13 +81,11 @@ class DeepLabV3Plus(SegmentationNetwork):
         return logits
 
 
-def separable(channels: int, result: int, dilation: int) -> tuple[nn.Module, nn.Module]:
+def separable(channels: int, result: int, dilation: int) -> tuple[nn.Conv2d, nn.Conv2d]:
     """A convolution of side 3 of each channel by itself, and a 1x1 one."""
     alone = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False)
     return alone, nn.Conv2d(channels, result, 1, bias=False)
 
 
-def _activated(*convs: nn.Module) -> nn.Sequential:
-    last = convs[-1]
-    assert isinstance(last, nn.Conv2d)
-    return nn.Sequential(*convs, nn.BatchNorm2d(last.out_channels), nn.ReLU())
+def _activated(*convs: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(*convs, nn.BatchNorm2d(convs[-1].out_channels), nn.ReLU())

@@ -1,7 +1,8 @@
 """Encoders of segmentation-models-pytorch for `unet`, in two dimensions: ResNet, Inception and EfficientNet.
 
-He et al., CVPR 2016; Szegedy et al., AAAI 2017 (Inception-v4, Inception-ResNet-v2); Tan and Le, ICML 2019.
-Fresh weights always; `weights.py` says where others come from. The library is imported when an encoder is built.
+He et al., CVPR 2016; Szegedy et al., AAAI 2017 (Inception-v4, Inception-ResNet-v2); Tan and Le, ICML 2019. With an
+Inception encoder `unet` is in the manner of Song's improved U-Net (named by Ye and Hua 2022), whose layers could not be
+read. Fresh weights unless others are asked for; the library is imported when an encoder is built.
 """
 
 from __future__ import annotations
@@ -48,11 +49,17 @@ def encoder_reach(name: str) -> list[Reach] | None:
     return [image, *(Reach(STRIDE, at - side, at + side) for at, side in zip(places, INCEPTIONS[name], strict=True))]
 
 
-def build_encoder(name: str, in_channels: int) -> tuple[nn.Module, Sequence[int]]:
+def build_encoder(name: str, in_channels: int, weights: str | None = None) -> tuple[nn.Module, Sequence[int]]:
     """An encoder, and the channels of what it returns: the image itself, then five maps of 1/2 to 1/32 of its size.
+
+    Args:
+        name: a key of `ENCODERS`.
+        in_channels: of the image.
+        weights: the library's name of weights that it fetches, or none.
 
     Raises:
         UsageError: the library is not installed.
+        OSError: the weights cannot be fetched.
     """
     try:
         from segmentation_models_pytorch.encoders import get_encoder
@@ -61,7 +68,7 @@ def build_encoder(name: str, in_channels: int) -> tuple[nn.Module, Sequence[int]
             f"encoder {name!r} comes from segmentation-models-pytorch, which is not installed ({error}); "
             "pip install 'voxelwise[encoders]'"
         ) from error
-    encoder = get_encoder(name, in_channels=in_channels, depth=MAPS, weights=None)
+    encoder = get_encoder(name, in_channels=in_channels, depth=MAPS, weights=weights)
     for unused in UNUSED:
         if hasattr(encoder, unused):
             setattr(encoder, unused, nn.Identity())

@@ -8,7 +8,9 @@ Padding "paper" is theirs: 100 pixels around the image and maps cropped at fixed
 by half its kernel, and crops nothing. The published networks take blue, green, red with the mean subtracted; ours take
 any channels in the order that they are given; see `networks/weights.py` for what is done to published weights.
 
-Differs from the paper: score layers start as the others do (He) and not at zero; inputs are padded to multiples of 32.
+Score layers start at zero, as theirs do: the network begins without an opinion, whatever the rest of it starts with.
+
+Differs from the paper: inputs are padded to multiples of 32.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from .base import SegmentationNetwork
 from .bilinear import FixedBilinearUp
 from .blocks import choose, initialise
 from .receptive_field import Reach
+from .vgg import DEPTHS, STRIDE, WIDTHS, vgg_reach
 
-DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each stage of VGG-16
-WIDTHS = (1, 2, 4, 8, 8)
 PADDINGS = ("paper", "same")
+AROUND = 100  # pixels of zeros around the image, with padding "paper"
 # where a score map begins in the pooling's, and the image in the last one's (Caffe's crop layers)
 OFFSET_POOL4, OFFSET_POOL3, OFFSET_IMAGE = 5, 9, {32: 19, 16: 27, 8: 31}
 SCALE_POOL4, SCALE_POOL3 = 0.01, 0.0001  # of the network trained at once
@@ -60,7 +62,7 @@ class FCN(SegmentationNetwork):
             spatial_dims,
             in_channels,
             out_channels,
-            stride=(32, 32),
+            stride=(STRIDE, STRIDE),
             receptive_field=(_reach(self.FINEST, padding),) * 2,
         )
         self.cropped = padding == "paper"
@@ -68,7 +70,7 @@ class FCN(SegmentationNetwork):
         channels = in_channels
         for stage, (depth, times) in enumerate(zip(DEPTHS, WIDTHS, strict=True), start=1):
             for step in range(1, depth + 1):
-                around = 100 if self.cropped and stage == step == 1 else 1
+                around = AROUND if self.cropped and stage == step == 1 else 1
                 self.add_module(f"conv{stage}_{step}", nn.Conv2d(channels, times * width, 3, padding=around))
                 channels = times * width
         dense = 64 * width
@@ -90,6 +92,9 @@ class FCN(SegmentationNetwork):
             self.score_pool3 = nn.Conv2d(4 * width, out_channels, 1)
         self.upscore = up(self.FINEST)
         self.apply(initialise)
+        for name, layer in self.named_children():
+            if name.startswith("score") and isinstance(layer, nn.Conv2d):
+                nn.init.zeros_(layer.weight)
 
     def poolings(self, image: Tensor) -> list[Tensor]:
         """What the five poolings give, fine to coarse."""
@@ -144,18 +149,12 @@ class FCN8s(FCN):
 def _reach(finest: int, padding: str) -> int:
     """Receptive field of the logits along one axis."""
     paper = padding == "paper"
-    seen = Reach.of_input(32)
-    pools: list[Reach] = []
-    for stage, depth in enumerate(DEPTHS):
-        for step in range(depth):
-            seen = seen.conv(3, padding=100 if paper and stage == step == 0 else 1)
-        seen = seen.conv(2, stride=2)
-        pools.append(seen)
+    pools = vgg_reach(AROUND if paper else 1)
 
     def up(below: Reach, scale: int) -> Reach:
         return below.up(scale, 2 * scale, 0 if paper else scale // 2)
 
-    seen = seen.conv(7, padding=0 if paper else 3)
+    seen = pools[-1].conv(7, padding=0 if paper else 3)
     if finest < 32:
         seen = up(seen, 2).join(pools[3].crop(OFFSET_POOL4 if paper else 0))
     if finest < 16:

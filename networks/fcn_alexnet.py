@@ -2,10 +2,10 @@
 
 Long, Shelhamer and Darrell, CVPR 2015, arXiv 1411.4038 (the network that NVIDIA DIGITS ships for segmentation).
 Poolings of side 3 and stride 2, local response norm behind the first two, grouped convolutions. Layers are named as in
-the authors' Caffe network. Padding "paper" is theirs: 100 pixels around the image and a crop at 18; "same" pads each
-convolution and pooling by half its kernel.
+the authors' Caffe network, and the score layer starts at zero as there. Padding "paper" is theirs: 100 pixels around
+the image and a crop at 18; "same" pads each convolution and pooling by half its kernel.
 
-Differs from the paper: the score layer starts as the others do (He); inputs are padded to multiples of 32.
+Differs from the paper: inputs are padded to multiples of 32.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.nn import functional
 from .base import SegmentationNetwork
 from .bilinear import FixedBilinearUp
 from .blocks import choose, initialise
+from .fcn import AROUND
 from .receptive_field import Reach
 
-PADDINGS = ("paper", "same")
-OFFSET = {"paper": 18, "same": 15}  # where the image begins in the up-sampled scores
+OFFSET = {"paper": 18, "same": 15}  # where the image begins in the up-sampled scores, by padding
 
 
 class FCNAlexNet(SegmentationNetwork):
@@ -47,7 +47,7 @@ class FCNAlexNet(SegmentationNetwork):
         padding: str = "paper",
         dropout: float = 0.5,
     ) -> None:
-        choose("padding", padding, PADDINGS)
+        choose("padding", padding, OFFSET)
         if width < 2 or width % 2:
             raise ValueError(f"convolutions of FCN-AlexNet are in two groups, so its width is even; got {width=}")
         super().__init__(
@@ -55,7 +55,7 @@ class FCNAlexNet(SegmentationNetwork):
         )
         paper = padding == "paper"
         self.padding = padding
-        self.conv1 = nn.Conv2d(in_channels, 3 * width, 11, stride=4, padding=100 if paper else 5)
+        self.conv1 = nn.Conv2d(in_channels, 3 * width, 11, stride=4, padding=AROUND if paper else 5)
         self.conv2 = nn.Conv2d(3 * width, 8 * width, 5, padding=2, groups=2)
         self.conv3 = nn.Conv2d(8 * width, 12 * width, 3, padding=1)
         self.conv4 = nn.Conv2d(12 * width, 12 * width, 3, padding=1, groups=2)
@@ -69,6 +69,7 @@ class FCNAlexNet(SegmentationNetwork):
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout(dropout)
         self.apply(initialise)
+        nn.init.zeros_(self.score_fr.weight)
 
     def forward_aligned(self, image: Tensor) -> Tensor:
         """Logits of an aligned image."""
@@ -90,6 +91,6 @@ def _reach(padding: str) -> int:
     """Receptive field of the logits along one axis."""
     paper = padding == "paper"
     pool = 0 if paper else 1
-    seen = Reach.of_input(32).conv(11, stride=4, padding=100 if paper else 5).conv(3, stride=2, padding=pool)
+    seen = Reach.of_input(32).conv(11, stride=4, padding=AROUND if paper else 5).conv(3, stride=2, padding=pool)
     seen = seen.conv(5).conv(3, stride=2, padding=pool).conv(3).conv(3).conv(3).conv(3, stride=2, padding=pool)
     return seen.conv(6, padding=0 if paper else 2).up(32, 63).crop(OFFSET[padding]).size

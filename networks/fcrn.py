@@ -21,10 +21,9 @@ from .blocks import initialise
 from .googlenet import GoogLeNet, googlenet_reach
 from .receptive_field import Reach
 from .resnet import ResNet, resnet_reach
+from .vgg import VGG16, vgg_reach
 
 STRIDE = 32
-VGG_DEPTHS = (2, 2, 3, 3, 3)
-VGG_WIDTHS = (1, 2, 4, 8, 8)
 
 
 class FusedScores(SegmentationNetwork):
@@ -55,10 +54,8 @@ class FusedScores(SegmentationNetwork):
         self.trunk = trunk
         self.scores = nn.ModuleList(nn.Conv2d(width, out_channels, 1) for width in widths)
         self.ups = nn.ModuleList(LearnedBilinearUp(out_channels, scale) for scale in (8, 2, 2))
-        self.apply(initialise)
-        for up in self.ups:
-            assert isinstance(up, LearnedBilinearUp)
-            up.start()
+        for part in (self.trunk, self.scores):  # the rest starts bilinear
+            part.apply(initialise)
 
     def forward_aligned(self, image: Tensor) -> Tensor:
         """Logits of an aligned image."""
@@ -136,19 +133,9 @@ class FCNVGG16(FusedScores):
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, *, width: int = 64) -> None:
-        seen, maps = Reach.of_input(STRIDE), []
-        for depth in VGG_DEPTHS:
-            for _ in range(depth):
-                seen = seen.conv(3)
-            seen = seen.conv(2, stride=2)
-            maps.append(seen)
+        trunk = VGG16(in_channels, width=width)
         super().__init__(
-            spatial_dims,
-            in_channels,
-            out_channels,
-            trunk=VGG16(in_channels, width=width),
-            widths=[width * times for times in VGG_WIDTHS[2:]],
-            maps=maps[2:],
+            spatial_dims, in_channels, out_channels, trunk=trunk, widths=trunk.widths[2:], maps=vgg_reach()[2:]
         )
         self.at_least_two = False
 
@@ -169,32 +156,3 @@ class FCNGoogLeNet(FusedScores):
         super().__init__(
             spatial_dims, in_channels, out_channels, trunk=trunk, widths=trunk.widths, maps=googlenet_reach()
         )
-
-
-class VGG16(nn.Module):
-    """The convolutions of VGG-16 (Simonyan and Zisserman, ICLR 2015), numbered as torchvision does.
-
-    Shape:
-        image: (N, in_channels, X, Y).
-        returns: what the five poolings give, fine to coarse.
-    """
-
-    def __init__(self, in_channels: int, *, width: int = 64) -> None:
-        super().__init__()
-        self.features = nn.Sequential()
-        channels = in_channels
-        for depth, times in zip(VGG_DEPTHS, VGG_WIDTHS, strict=True):
-            for _ in range(depth):
-                self.features.append(nn.Conv2d(channels, times * width, 3, padding=1))
-                self.features.append(nn.ReLU(inplace=True))
-                channels = times * width
-            self.features.append(nn.MaxPool2d(2))
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """The five poolings."""
-        maps = []
-        for layer in self.features:
-            image = layer(image)
-            if isinstance(layer, nn.MaxPool2d):
-                maps.append(image)
-        return maps

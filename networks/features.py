@@ -72,6 +72,10 @@ class FeatureNetwork(nn.Module):
         """The image of a code, of the size that the encoder padded to."""
         if not self.reconstructs:
             raise ValueError(f"{type(self).__name__} has no decoder; it was built without one")
+        axes = 2 if self.patch else self.spatial_dims + 2
+        if code.ndim != axes or code.shape[1] != self.code_channels:
+            wanted = f"(N, {self.code_channels}{'' if self.patch else ', *S'})"
+            raise ValueError(f"{type(self).__name__} decodes codes {wanted}, got shape {tuple(code.shape)}")
         return self.image_of(code)
 
     def forward(self, image: Tensor) -> Coded:

@@ -2,7 +2,7 @@
 
 Moriya et al., SPIE 10578 (2018), arXiv 1804.03830, on JULE (Yang, Parikh and Batra, CVPR 2016, arXiv 1604.03628).
 Three convolutions of side 5, pooling behind the first, two fully connected layers, unit length. It is trained by
-`TripletLoss` (losses.py) on clusters that are merged as it learns.
+`TripletLoss` (feature_losses.py) on clusters that are merged as it learns.
 
 Where the pooling stands is our reading: behind the first convolution, where it leaves 50 * 3^3 = 1350 values, the
 width of the first fully connected layer. The paper has no decoder; a linear one is here by option.

@@ -1,74 +1,25 @@
-"""Losses of segmentation, at one scale or at several (deep supervision), and those of networks without labels.
+"""Losses of segmentation, at one scale or at several (deep supervision).
 
-Each segmentation loss takes logits (N, K, *S), or a list of them, finest first, and labels (N, *S): integers in
-0..K-1, or 0 and 1 where K is 1. They are MONAI's and torch's where those have them (the tests compare). Differs from
-MONAI: no one-hot tensor is made by `DiceCELoss`, and everything is computed in float32.
+Each takes logits (N, K, *S), or a list of them, finest first, and labels (N, *S): integers in 0..K-1, or 0 and 1 where
+K is 1. They are MONAI's and torch's where those have them, computed in float32. At coarser scales every n-th label is
+taken, where MONAI's `DeepSupervisionLoss` interpolates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from monai import losses as monai
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import unknown
 
-SMOOTH = 1e-5  # MONAI's, in numerator and denominator
-
-
-class DiceCELoss(nn.Module):
-    """Soft Dice loss of the foreground classes plus cross-entropy.
-
-    The Dice term is MONAI's `DiceLoss(include_background=False, softmax=True)`: mean over cases and foreground classes.
-
-    Args:
-        batch_dice: one Dice over the whole batch instead of the mean over its cases.
-        include_background: whether class 0 has a Dice term too; a network of one foreground class needs no background.
-
-    Shape:
-        logits: (N, K, *S), or a list of them, finest first: scale i weighs 2 ** -i, the weights sum to 1.
-        labels: (N, *S) integers in 0..K-1; coarser scales take every n-th voxel.
-    """
-
-    def __init__(self, *, batch_dice: bool = False, include_background: bool = False) -> None:
-        super().__init__()
-        self.batch_dice = batch_dice
-        self.include_background = include_background
-
-    def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
-        """The weighted mean over scales, a scalar in float32."""
-        scales = [logits] if isinstance(logits, Tensor) else list(logits)
-        weights = [0.5**level for level in range(len(scales))]
-        losses = [self.one_scale(scale, subsample(labels, scale.shape[2:])) for scale in scales]
-        return torch.stack([loss * (weight / sum(weights)) for loss, weight in zip(losses, weights, strict=True)]).sum()
-
-    def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Dice plus cross-entropy of logits (N, K, *S) against labels (N, *S)."""
-        log_scores = functional.log_softmax(logits.float().flatten(2), dim=1)
-        truth = labels.flatten(1).long()
-        cross_entropy = functional.nll_loss(log_scores, truth)
-        return cross_entropy + self.dice(log_scores.exp(), truth)
-
-    def dice(self, scores: Tensor, truth: Tensor) -> Tensor:
-        """Soft Dice loss of scores (N, K, voxels) against classes (N, voxels)."""
-        classes = range(0 if self.include_background else 1, scores.shape[1])
-        if not classes:
-            raise ValueError("a Dice loss without background needs at least two classes, got logits with one channel")
-        hits, sizes = [], []
-        for index in classes:
-            where = (truth == index).to(scores.dtype)
-            hits.append((scores[:, index] * where).sum(dim=1))
-            sizes.append(scores[:, index].sum(dim=1) + where.sum(dim=1))
-        overlap, total = torch.stack(hits, dim=1), torch.stack(sizes, dim=1)  # (N, classes)
-        if self.batch_dice:
-            overlap, total = overlap.sum(dim=0), total.sum(dim=0)
-        return (1 - (2 * overlap + SMOOTH) / (total + SMOOTH)).mean()
-
 
 class SegmentationLoss(nn.Module):
-    """Base of the losses below; a subclass writes `one_scale`.
+    """Base of the losses; a subclass writes `one_scale`.
 
     Shape:
         logits: (N, K, *S), or a list of them, finest first: scale i weighs 2 ** -i, the weights sum to 1.
@@ -87,29 +38,53 @@ class SegmentationLoss(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no one_scale")
 
 
-class DiceLoss(SegmentationLoss):
-    """1 - 2 sum(pg) / (sum(p^2) + sum(g^2)): the loss of V-Net (Milletari et al., 3DV 2016).
+class MonaiLoss(SegmentationLoss):
+    """A loss of MONAI's: softmax over classes, or sigmoid of one channel.
 
-    Mean over cases and classes. MONAI's `DiceLoss(squared_pred=True)`, with softmax, or sigmoid for one channel.
+    Args:
+        kind: `DiceLoss`, or what is made like it.
+        include_background: whether class 0 has a Dice term; one channel is a foreground.
+        options: of the kind.
+    """
+
+    def __init__(self, kind: Callable[..., nn.Module], *, include_background: bool, **options: Any) -> None:
+        super().__init__()
+        self.of_classes = kind(include_background=include_background, to_onehot_y=True, softmax=True, **options)
+        self.of_one = kind(sigmoid=True, **options)
+
+    def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """MONAI's value."""
+        if logits.shape[1] == 1:
+            loss: Tensor = self.of_one(logits.float(), one_hot(labels, 1))
+        else:
+            loss = self.of_classes(logits.float(), labels[:, None])
+        return loss
+
+
+class DiceCELoss(MonaiLoss):
+    """Soft Dice loss of the foreground classes plus cross-entropy: MONAI's `DiceCELoss`.
+
+    Args:
+        batch_dice: one Dice over the whole batch instead of the mean over its cases.
+        include_background: whether class 0 has a Dice term too.
+    """
+
+    def __init__(self, *, batch_dice: bool = False, include_background: bool = False) -> None:
+        super().__init__(monai.DiceCELoss, include_background=include_background, batch=batch_dice)
+
+
+class DiceLoss(MonaiLoss):
+    """1 - 2 sum(pg) / (sum(p^2) + sum(g^2)): the loss of V-Net (Milletari et al., 3DV 2016), MONAI's `DiceLoss`.
+
+    Mean over cases and classes.
 
     Args:
         squared: squares in the denominator; without them it is the Dice loss of most others.
-        include_background: whether class 0 counts; one channel is a foreground.
+        include_background: whether class 0 counts.
     """
 
     def __init__(self, *, squared: bool = True, include_background: bool = False) -> None:
-        super().__init__()
-        self.squared = squared
-        self.include_background = include_background
-
-    def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Soft Dice loss."""
-        scores, truth = scores_and_truth(logits, labels)
-        if scores.shape[1] > 1 and not self.include_background:
-            scores, truth = scores[:, 1:], truth[:, 1:]
-        scores, truth = scores.flatten(2), truth.flatten(2)
-        sizes = scores.square() + truth if self.squared else scores + truth  # truth is 0 or 1, its own square
-        return (1 - (2 * (scores * truth).sum(2) + SMOOTH) / (sizes.sum(2) + SMOOTH)).mean()
+        super().__init__(monai.DiceLoss, include_background=include_background, squared_pred=squared)
 
 
 class BCELoss(SegmentationLoss):
@@ -131,14 +106,13 @@ class DiceBCELoss(SegmentationLoss):
     def __init__(self, *, bce: float = 0.5, dice: float = 1.0) -> None:
         super().__init__()
         self.bce, self.dice = bce, dice
+        self.dice_loss = monai.DiceLoss(sigmoid=True)
 
     def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The weighted sum."""
-        truth = one_hot(labels, logits.shape[1])
-        cross_entropy = functional.binary_cross_entropy_with_logits(logits.float(), truth)
-        scores, where = logits.float().sigmoid().flatten(2), truth.flatten(2)
-        overlap = (2 * (scores * where).sum(2) + SMOOTH) / ((scores + where).sum(2) + SMOOTH)
-        return self.bce * cross_entropy + self.dice * (1 - overlap).mean()
+        wide, truth = logits.float(), one_hot(labels, logits.shape[1])
+        cross_entropy = functional.binary_cross_entropy_with_logits(wide, truth)
+        return self.bce * cross_entropy + self.dice * self.dice_loss(wide, truth)
 
 
 class CrossEntropyLoss(SegmentationLoss):
@@ -259,81 +233,6 @@ def scores_and_truth(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     wide = logits.float()
     scores = wide.sigmoid() if wide.shape[1] == 1 else wide.softmax(1)
     return scores, one_hot(labels, wide.shape[1])
-
-
-# without labels
-
-
-def kl_sparsity(units: Tensor, target: float = 0.15) -> Tensor:
-    """sum over units of KL(target || mean activity): few units of a sparse auto-encoder are active.
-
-    Args:
-        units: (N, F) or (N, F, *S) between 0 and 1, such as sigmoids; the mean is over cases and voxels.
-        target: wanted mean activity.
-    """
-    if not 0 < target < 1:
-        raise ValueError(f"the wanted mean activity is between 0 and 1, got {target=:g}")
-    mean = units.movedim(1, 0).flatten(1).float().mean(1).clamp(1e-6, 1 - 1e-6)
-    return (target * (target / mean).log() + (1 - target) * ((1 - target) / (1 - mean)).log()).sum()
-
-
-def activity_sparsity(units: Tensor, target: float = 0.05) -> Tensor:
-    """Lifetime and population sparsity (in the manner of Kallenberg et al., TMI 2016).
-
-    sum over units of (mean activity over samples - target)^2, plus sum over samples of (mean activity over units -
-    target)^2; each voxel of each case is a sample.
-
-    Args:
-        units: (N, F) or (N, F, *S), not negative, such as ReLUs.
-        target: wanted mean activity.
-    """
-    table = units.movedim(1, 0).flatten(1).float()  # (F, samples)
-    return (table.mean(1) - target).square().sum() + (table.mean(0) - target).square().sum()
-
-
-def triplets(clusters: Tensor, *, negatives: int = 20, generator: torch.Generator | None = None) -> Tensor:
-    """Anchor, positive and negative (3, T) in a batch: all pairs of one cluster, each with some of the others.
-
-    Args:
-        clusters: (N,) which cluster each case is in.
-        negatives: how many cases of other clusters each pair meets at most.
-        generator: where random numbers come from.
-    """
-    same = clusters[:, None] == clusters[None, :]
-    anchor, positive = same.triu(1).nonzero(as_tuple=True)
-    order = torch.rand(len(anchor), len(clusters), generator=generator).to(clusters.device)
-    order = order.masked_fill(same[anchor], -1)
-    drawn, negative = order.topk(min(negatives, len(clusters)), dim=1)
-    pair, column = (drawn >= 0).nonzero(as_tuple=True)
-    return torch.stack((anchor[pair], positive[pair], negative[pair, column]))
-
-
-class TripletLoss(nn.Module):
-    """mean(max(0, gamma |a - p|^2 - |a - n|^2 + margin)): the loss of JULE (Yang et al., CVPR 2016).
-
-    With gamma 1 torch's `TripletMarginWithDistanceLoss` of squared distances. 0 where a batch has no triplet.
-
-    Args:
-        margin: 0.2 in the authors' code.
-        gamma: weight of the distance inside a cluster.
-        negatives: as in `triplets`.
-
-    Shape:
-        codes: (N, F).
-        clusters: (N,) integers.
-    """
-
-    def __init__(self, *, margin: float = 0.2, gamma: float = 1.0, negatives: int = 20) -> None:
-        super().__init__()
-        self.margin, self.gamma, self.negatives = margin, gamma, negatives
-
-    def forward(self, codes: Tensor, clusters: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A scalar in float32."""
-        anchor, positive, negative = codes.float()[triplets(clusters, negatives=self.negatives, generator=generator)]
-        if len(anchor) == 0:
-            return 0 * codes.float().sum()
-        near, far = (anchor - positive).square().sum(1), (anchor - negative).square().sum(1)
-        return (self.gamma * near - far + self.margin).relu().mean()
 
 
 def subsample(labels: Tensor, size: Sequence[int]) -> Tensor:

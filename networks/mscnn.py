@@ -1,8 +1,8 @@
 """Multi-scale structured network: branches of several kernel sizes, computed apart and merged at the end.
 
-In the manner of Bao and Chung, CMBBE Imaging 6 (2018); DLMIA 2015. Neither layers nor patch were to be had: three
+In the manner of Bao and Chung, CMBBE Imaging 6 (2018); DLMIA 2015. Neither layers nor patch were to be had; ours: three
 branches of three convolutions (32, 64 and 64 maps; sides 3, 5 and 7), each with batch norm, ReLU and max-pooling of 2,
-joined, a fully connected layer of 256 with dropout, and one to the classes.
+joined as maps of side 3, a fully connected layer of 256 with dropout, and one to the classes.
 
 This is the dense form of the patch classifier that these layers are, with a logit for every voxel: pooling has stride
 1, what is behind it is dilated, nothing is padded inside; images are mirrored at their borders. So each branch looks at
@@ -17,7 +17,7 @@ from typing import cast
 from torch import Tensor, cat, nn
 
 from .base import SegmentationNetwork, crop, crop_centre, memory_format_of, pad_mirror
-from .blocks import CONV, ConvNormAct, choose
+from .blocks import ACTIVATIONS, CONV, ConvNormAct, choose
 from .patch_classifier import POOL, patch_side, pool_densely, undilated
 
 NORMS = ("batch", "none")  # a norm over the window would not be that of a patch
@@ -29,11 +29,13 @@ class MSCNN(SegmentationNetwork):
     Parameters (1 channel to 2 classes): 4,385,954 in 3D, 956,706 in 2D.
 
     Args:
-        widths: maps of the convolutions of each branch.
-        hidden: units of the fully connected layer.
+        width: maps of the first convolution of each branch; the two others have twice as many.
+        widths: maps of the convolutions instead, as many as there are.
+        hidden: units of the fully connected layer; 8 times the width by default.
         kernels: side of the convolutions of each branch, odd.
         last: side of the maps that are joined.
         norm: "batch" or "none".
+        activation: a key of `ACTIVATIONS`.
         dropout: share of the fully connected units dropped.
 
     Shape:
@@ -47,14 +49,19 @@ class MSCNN(SegmentationNetwork):
         in_channels: int,
         out_channels: int,
         *,
-        widths: Sequence[int] = (32, 64, 64),
-        hidden: int = 256,
+        width: int = 32,
+        widths: Sequence[int] | None = None,
+        hidden: int | None = None,
         kernels: Sequence[int] = (3, 5, 7),
         last: int = 3,
         norm: str = "batch",
+        activation: str = "relu",
         dropout: float = 0.5,
     ) -> None:
         choose("norm", norm, NORMS)
+        choose("activation", activation, ACTIVATIONS)
+        widths = (width, 2 * width, 2 * width) if widths is None else tuple(widths)
+        hidden = 8 * width if hidden is None else hidden
         if not kernels or any(side % 2 == 0 for side in kernels):
             raise ValueError(f"kernels are odd, so that all branches have one centre; got kernels={list(kernels)}")
         if not widths or last < 1:
@@ -77,7 +84,7 @@ class MSCNN(SegmentationNetwork):
                     maps,
                     kernel=(side,) * spatial_dims,
                     norm=norm,
-                    activation="relu",
+                    activation=activation,
                     dilation=2**depth,
                     padding=0,
                 )
@@ -87,7 +94,7 @@ class MSCNN(SegmentationNetwork):
         )
         conv = CONV[spatial_dims]
         self.full = conv(len(kernels) * widths[-1], hidden, last, dilation=2 ** len(widths))
-        self.after = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(dropout))
+        self.after = nn.Sequential(ACTIVATIONS[activation](hidden), nn.Dropout(dropout))
         self.head = conv(hidden, out_channels, 1)
 
     def body(self, image: Tensor) -> Tensor:

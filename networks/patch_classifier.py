@@ -63,7 +63,7 @@ class PatchClassifier(SegmentationNetwork):
         choose("activation", activation, ACTIVATIONS)
         sides, top, patch = VARIANTS[variant]
         if kernels is not None or last is not None:
-            sides, top, patch = tuple(kernels or sides), last or top, 0
+            sides, top, patch = sides if kernels is None else tuple(kernels), top if last is None else last, 0
         if not sides or min(*sides, top) < 1:
             raise ValueError(f"a patch classifier has convolutions of side 1 or more, got {kernels=}, {last=}")
         seen = patch_side(sides, top)

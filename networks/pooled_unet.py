@@ -45,6 +45,8 @@ class PooledUNet(SegmentationNetwork):
         returns: logits (N, out_channels, *S).
     """
 
+    head: nn.Module
+
     def __init__(
         self,
         spatial_dims: int,
@@ -79,12 +81,11 @@ class PooledUNet(SegmentationNetwork):
         self.margin = self.shrinks * (2 * (2 ** (levels - 1) - 1) + 2 ** (levels - 1))
 
         def stage(channels: int, widths: Sequence[int]) -> nn.Sequential:
-            convs = []
-            for width, dilation in zip(widths, dilations, strict=True):
-                convs.append(
+            return nn.Sequential(
+                *(
                     ConvNormAct(
                         spatial_dims,
-                        channels,
+                        before,
                         width,
                         kernel=(3,) * spatial_dims,
                         norm=norm,
@@ -93,20 +94,23 @@ class PooledUNet(SegmentationNetwork):
                         padding=0 if valid else None,
                         bias=True,
                     )
+                    for before, width, dilation in zip((channels, *widths[:-1]), widths, dilations, strict=True)
                 )
-                channels = width
-            return nn.Sequential(*convs)
+            )
 
+        ends = [widths[-1] for widths in down]
         self.encoder = nn.ModuleList(
-            stage(down[level - 1][-1] if level else in_channels, widths) for level, widths in enumerate(down)
+            stage(channels, widths) for channels, widths in zip((in_channels, *ends[:-1]), down, strict=True)
         )
         self.pool = MAX_POOL[spatial_dims](2)
         self.dropout = nn.Dropout(dropout)
-        below = [*(widths[-1] for widths in joined[1:]), down[-1][-1]]
+        below = [*(widths[-1] for widths in joined[1:]), ends[-1]]
         self.up = nn.ModuleList(
             CONV_TRANSPOSE[spatial_dims](coarse, width, 2, stride=2) for coarse, width in zip(below, up, strict=True)
         )
-        self.decoder = nn.ModuleList(stage(up[level] + down[level][-1], widths) for level, widths in enumerate(joined))
+        self.decoder = nn.ModuleList(
+            stage(coarse + skip, widths) for coarse, skip, widths in zip(up, ends[:-1], joined, strict=True)
+        )
         finest = joined[0][-1]
         self.last = (
             ConvNormAct(spatial_dims, finest, finest, kernel=(1,) * spatial_dims, norm="none", activation=activation)
@@ -118,7 +122,6 @@ class PooledUNet(SegmentationNetwork):
 
     def core(self, tile: Tensor) -> Tensor:
         """The paper's network: logits of a tile, smaller than it by `margin` voxels at each side."""
-        assert self.head is not None
         logits: Tensor = self.head(self.core_features(tile))
         return logits
 

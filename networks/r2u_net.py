@@ -4,15 +4,28 @@ Alom et al., arXiv 1802.06955. A unit projects by a 1x1x1 convolution and runs t
 convolution that is applied again and again to its input plus its last result; the projection is added. Max-pooling
 down, nearest-neighbour interpolation and a convolution up.
 
-Differs from the paper: any number of channels, two or three dimensions, norm by option.
+Differs from the paper: any number of channels, two or three dimensions, norm and activation by option.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, cat, nn
 
 from .base import SegmentationNetwork
-from .blocks import CONV, LOCAL_NORMS, MAX_POOL, NORMS, POINTWISE, ConvNormAct, UpConv, choose, initialise
+from .blocks import (
+    ACTIVATIONS,
+    CONV,
+    LOCAL_NORMS,
+    MAX_POOL,
+    NORMS,
+    POINTWISE,
+    UpConv,
+    choose,
+    conv_stage,
+    initialise,
+)
 from .receptive_field import Reach
 
 LEVELS = 5
@@ -27,6 +40,7 @@ class R2UNet(SegmentationNetwork):
         width: channels of the first level; the others have 2, 4, 8 and 16 times as many.
         steps: how often a recurrent layer goes back to its input.
         norm: "batch" as published, "instance", "group" or "none".
+        activation: a key of `ACTIVATIONS`; ReLU as published.
 
     Shape:
         image: (N, in_channels, *S), padded to multiples of 16.
@@ -42,8 +56,10 @@ class R2UNet(SegmentationNetwork):
         width: int = 64,
         steps: int = 2,
         norm: str = "batch",
+        activation: str = "relu",
     ) -> None:
         choose("norm", norm, NORMS)
+        choose("activation", activation, ACTIVATIONS)
         if steps < 0:
             raise ValueError(f"a recurrent layer goes back 0 times or more, got {steps=}")
         super().__init__(
@@ -56,16 +72,18 @@ class R2UNet(SegmentationNetwork):
         self.at_least_two = norm != "none"
         widths = [width * 2**level for level in range(LEVELS)]
         self.pool = MAX_POOL[spatial_dims](2)
+
+        def unit(channels: int, side: int) -> RecurrentResidual:
+            return RecurrentResidual(spatial_dims, channels, side, steps, norm, activation)
+
         self.encoder = nn.ModuleList(
-            RecurrentResidual(spatial_dims, widths[level - 1] if level else in_channels, widths[level], steps, norm)
-            for level in range(LEVELS)
+            unit(before, side) for before, side in zip((in_channels, *widths[:-1]), widths, strict=True)
         )
         self.up = nn.ModuleList(
-            UpConv(spatial_dims, widths[level + 1], widths[level], norm=norm, bias=True) for level in range(LEVELS - 1)
+            UpConv(spatial_dims, coarse, side, norm=norm, activation=activation, bias=True)
+            for side, coarse in pairwise(widths)
         )
-        self.decoder = nn.ModuleList(
-            RecurrentResidual(spatial_dims, 2 * side, side, steps, norm) for side in widths[:-1]
-        )
+        self.decoder = nn.ModuleList(unit(2 * side, side) for side in widths[:-1])
         self.head = CONV[spatial_dims](width, out_channels, 1)
         self.apply(initialise)
 
@@ -83,14 +101,13 @@ class R2UNet(SegmentationNetwork):
 class RecurrentResidual(nn.Module):
     """A 1x1x1 projection plus what two recurrent layers make of it."""
 
-    def __init__(self, spatial_dims: int, in_channels: int, width: int, steps: int, norm: str) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, width: int, steps: int, norm: str, activation: str = "relu"
+    ) -> None:
         super().__init__()
         self.steps = steps
         self.project = POINTWISE[spatial_dims](in_channels, width)
-        self.layers = nn.ModuleList(
-            ConvNormAct(spatial_dims, width, width, kernel=(3,) * spatial_dims, norm=norm, activation="relu", bias=True)
-            for _ in range(2)
-        )
+        self.layers = conv_stage(spatial_dims, width, (width, width), norm=norm, activation=activation, bias=True)
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, in_channels, *S) to (N, width, *S)."""
@@ -106,17 +123,12 @@ class RecurrentResidual(nn.Module):
 
 def _reach(steps: int) -> int:
     """Receptive field of the logits along one axis."""
-
-    def unit(seen: Reach) -> Reach:
-        for _ in range(2 * (steps + 1)):
-            seen = seen.conv(3)
-        return seen
-
-    seen = unit(Reach.of_input(2 ** (LEVELS - 1)))
+    unit = 2 * (steps + 1)  # convolutions of a unit
+    seen = Reach.of_input(2 ** (LEVELS - 1)).convs(3, unit)
     skips: list[Reach] = []
     for _ in range(LEVELS - 1):
         skips.append(seen)
-        seen = unit(seen.conv(2, stride=2))
+        seen = seen.conv(2, stride=2).convs(3, unit)
     for skip in reversed(skips):
-        seen = unit(seen.up(2).conv(3).join(skip))
+        seen = seen.up(2).conv(3).join(skip).convs(3, unit)
     return seen.size

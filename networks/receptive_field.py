@@ -44,6 +44,13 @@ class Reach:
         starts = np.arange(len(self.first) // stride)[:, None] * stride - before
         return self._seen(starts + dilation * np.arange(kernel)[None, :])
 
+    def convs(self, kernel: int, times: int) -> Reach:
+        """Convolutions of stride 1, one behind the other."""
+        seen = self
+        for _ in range(times):
+            seen = seen.conv(kernel)
+        return seen
+
     def up(self, stride: int, kernel: int | None = None, padding: int = 0) -> Reach:
         """A transposed convolution, its kernel the stride by default; that is nearest-neighbour interpolation too."""
         below = np.arange(len(self.first) * stride) + padding

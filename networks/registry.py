@@ -1,13 +1,15 @@
-"""Which networks there are, and how one is built from its name."""
+"""Which networks there are, and how one is built from its name.
+
+A new one is a file with its class, an entry of `NETWORKS`, and a test of its facts; the contract test, `voxelwise
+networks` and every stage find it here.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,45 +20,34 @@ from .adid_unet import ADIDUNet
 from .attention_unet import AttentionUNet
 from .autocontext import AutoContext
 from .base import SegmentationNetwork
+from .building import build_checked, check_dims
 from .cen import CEN, CENS
-from .conv_rbm import ConvRBM
-from .csae import CSAE
 from .deeplabv3plus import DeepLabV3Plus
 from .dilated_unet import DilatedUNet
+from .dynunet import DynUNet
 from .fcn import FCN8s, FCN16s, FCN32s
 from .fcn_alexnet import FCNAlexNet
 from .fcrn import FCNVGG16, FCRN38, FCRN50, FCRN101, FCNGoogLeNet
-from .features import FeatureNetwork
-from .jule3d import JULE3D
-from .monai_networks import DynUNet, HighResNet, MedNeXt, SegResNet, VNetMonai
-from .monai_transformers import UNETR, SwinUNETR
+from .feature_registry import FEATURE_NETWORKS
+from .highresnet import HighResNet
+from .mednext import MedNeXt
 from .mscnn import MSCNN
+from .own_class import build_own
 from .patch_classifier import PatchClassifier
 from .r2u_net import R2UNet
-from .res_att_unet import ResAttUNet, ResUNet
+from .res_att_unet import ResAttUNet
+from .res_unet import build_res_unet
 from .resnet34_unet import ResNet34UNet
-from .ssae import SSAE
+from .segresnet import SegResNet
+from .swin_unetr import SwinUNETR
 from .unet import UNet
 from .unet3d2016 import UNet3D2016
 from .unet2015 import UNet2015
 from .unetpp import UNetPP
+from .unetr import UNETR
 from .vnet import VNet
+from .vnet_monai import VNetMonai
 from .voxresnet import VoxResNet
-
-# what a network must declare; a class from a user's file is held to it when it is built
-CONTRACT = (
-    "spatial_dims",
-    "in_channels",
-    "out_channels",
-    "stride",
-    "minimum_size",
-    "receptive_field",
-    "window_global",
-    "head",
-    "features",
-    "activation_bytes",
-)
-
 
 # the four texts that this collection was written from
 SOURCES = {
@@ -93,6 +84,7 @@ def build_autocontext(
     in_channels: int,
     out_channels: int,
     *,
+    width: int | None = None,
     network: str = "voxresnet",
     options: Mapping[str, Any] | None = None,
     second: str | None = None,
@@ -104,23 +96,33 @@ def build_autocontext(
         spatial_dims: of both.
         in_channels: of the image.
         out_channels: classes, background included.
+        width: the option `width` of both stages; each has its own default without one.
         network: a key of `NETWORKS` for both stages.
         options: of the network.
         second: a key of `NETWORKS` for the second stage, if it is another one.
         second_options: of the second stage; by default those of the first where it is the same network.
 
     Raises:
-        UsageError: as `build_network`; or a stage of two stages.
+        UsageError: as `build_network`; or a stage of two stages; or one from a file, since options are read from model
+            folders, whose code is never run.
     """
-    after = second or network
-    if "autocontext" in (network, after):
-        raise UsageError("a stage of network 'autocontext' is another network of the registry, not itself")
+    after = network if second is None else second
+    for stage in (network, after):
+        if stage == "autocontext" or is_file(stage):
+            raise UsageError(f"a stage of network 'autocontext' is another network of the registry, not {stage!r}")
+    narrow = {} if width is None else {"width": width}
     further = options if second_options is None and after == network else second_options
     return AutoContext(
-        build_network(network, spatial_dims, in_channels, out_channels, **(options or {})),
-        build_network(after, spatial_dims, in_channels + out_channels, out_channels, **(further or {})),
+        build_network(network, spatial_dims, in_channels, out_channels, **{**narrow, **(options or {})}),
+        build_network(after, spatial_dims, in_channels + out_channels, out_channels, **{**narrow, **(further or {})}),
     )
 
+
+# papers that several of them come from
+BROSCH = "Brosch et al., IEEE TMI 2016"
+CHEN = "Chen et al., NeuroImage 2018, arXiv 1608.05895"
+LONG = "Long et al., CVPR 2015, arXiv 1411.4038"
+YU = "Yu et al., IEEE TMI 2017"
 
 NETWORKS: dict[str, Entry] = {
     "unet": Entry(
@@ -163,54 +165,30 @@ NETWORKS: dict[str, Entry] = {
     "vnet": Entry(
         VNet, (3, 2), "Milletari et al., 3DV 2016", {"width": 2, "kernel": 3, "head_kernel": 3}, sources="S1"
     ),
-    "voxresnet": Entry(
-        VoxResNet, (3, 2), "Chen et al., NeuroImage 2018, arXiv 1608.05895", {"width": 4}, counted=(3, 4), sources="S1"
-    ),
-    "fcn32s": Entry(
-        FCN32s, (2,), "Long et al., CVPR 2015, arXiv 1411.4038", {"width": 2}, counted=(3, 21), sources="S1, S2, S4"
-    ),
-    "fcn16s": Entry(
-        FCN16s, (2,), "Long et al., CVPR 2015, arXiv 1411.4038", {"width": 2}, counted=(3, 21), sources="S1, S2, S4"
-    ),
-    "fcn8s": Entry(
-        FCN8s, (2,), "Long et al., CVPR 2015, arXiv 1411.4038", {"width": 2}, counted=(3, 21), sources="S1, S2, S4"
-    ),
+    "voxresnet": Entry(VoxResNet, (3, 2), CHEN, {"width": 4}, counted=(3, 4), sources="S1"),
+    "fcn32s": Entry(FCN32s, (2,), LONG, {"width": 2}, counted=(3, 21), sources="S1, S2, S4"),
+    "fcn16s": Entry(FCN16s, (2,), LONG, {"width": 2}, counted=(3, 21), sources="S1, S2, S4"),
+    "fcn8s": Entry(FCN8s, (2,), LONG, {"width": 2}, counted=(3, 21), sources="S1, S2, S4"),
     "fcn_alexnet": Entry(
-        FCNAlexNet,
-        (2,),
-        "Long et al., CVPR 2015, arXiv 1411.4038; NVIDIA DIGITS",
-        {"width": 2},
-        counted=(3, 21),
-        sources="S4 (what it links)",
+        FCNAlexNet, (2,), f"{LONG}; NVIDIA DIGITS", {"width": 2}, counted=(3, 21), sources="S4 (what it links)"
     ),
     "r2u_net": Entry(
         R2UNet, (2, 3), "Alom et al., arXiv 1802.06955", {"width": 4}, counted=(3, 1), sources="S2 (named)"
     ),
     "adid_unet": Entry(ADIDUNet, (2,), "Joseph Raj et al., PeerJ CS 2021", {"width": 4}, counted=(1, 1), sources="S3"),
-    "fcrn38": Entry(FCRN38, (2,), "Yu et al., IEEE TMI 2017", {"width": 4}, counted=(3, 2), sources="S1"),
-    "fcrn50": Entry(
-        FCRN50, (2,), "Yu et al., IEEE TMI 2017", {"width": 4, "blocks": (1, 2, 1, 1)}, counted=(3, 2), sources="S1"
-    ),
-    "fcrn101": Entry(
-        FCRN101, (2,), "Yu et al., IEEE TMI 2017", {"width": 4, "blocks": (1, 1, 2, 1)}, counted=(3, 2), sources="S1"
-    ),
-    "fcn_vgg16": Entry(
-        FCNVGG16, (2,), "baseline of Yu et al., IEEE TMI 2017", {"width": 4}, counted=(3, 2), sources="S1 (baseline)"
-    ),
+    "fcrn38": Entry(FCRN38, (2,), YU, {"width": 4}, counted=(3, 2), sources="S1"),
+    "fcrn50": Entry(FCRN50, (2,), YU, {"width": 4, "blocks": (1, 2, 1, 1)}, counted=(3, 2), sources="S1"),
+    "fcrn101": Entry(FCRN101, (2,), YU, {"width": 4, "blocks": (1, 1, 2, 1)}, counted=(3, 2), sources="S1"),
+    "fcn_vgg16": Entry(FCNVGG16, (2,), f"baseline of {YU}", {"width": 4}, counted=(3, 2), sources="S1 (baseline)"),
     "fcn_googlenet": Entry(
-        FCNGoogLeNet,
-        (2,),
-        "baseline of Yu et al., IEEE TMI 2017",
-        {"width": 8},
-        counted=(3, 2),
-        sources="S1 (baseline)",
+        FCNGoogLeNet, (2,), f"baseline of {YU}", {"width": 8}, counted=(3, 2), sources="S1 (baseline)"
     ),
     "resnet34_unet": Entry(
         ResNet34UNet, (2, 3), "Qin et al. 2021; He et al., CVPR 2016", {"width": 4}, counted=(3, 1), sources="S2"
     ),
     "res_att_unet": Entry(ResAttUNet, (2, 3), "Ye and Hua 2022", {"width": 4}, counted=(3, 1), sources="S3"),
     "res_unet": Entry(
-        ResUNet, (2, 3), "ablation arm of Ye and Hua 2022", {"width": 4}, counted=(3, 1), sources="S3 (ablation)"
+        build_res_unet, (2, 3), "ablation arm of Ye and Hua 2022", {"width": 4}, counted=(3, 1), sources="S3 (ablation)"
     ),
     "deeplabv3plus": Entry(
         DeepLabV3Plus,
@@ -220,22 +198,8 @@ NETWORKS: dict[str, Entry] = {
         counted=(3, 1),
         sources="S2 (baseline)",
     ),
-    "cen": Entry(
-        CEN,
-        (3, 2),
-        "in the manner of Brosch et al., IEEE TMI 2016",
-        {"width": 8, "kernel": 3},
-        counted=(3, 1),
-        sources="S1",
-    ),
-    "cen_s": Entry(
-        CENS,
-        (3, 2),
-        "in the manner of Brosch et al., IEEE TMI 2016",
-        {"width": 8, "kernel": 3},
-        counted=(3, 1),
-        sources="S1",
-    ),
+    "cen": Entry(CEN, (3, 2), f"in the manner of {BROSCH}", {"width": 8, "kernel": 3}, counted=(3, 1), sources="S1"),
+    "cen_s": Entry(CENS, (3, 2), f"in the manner of {BROSCH}", {"width": 8, "kernel": 3}, counted=(3, 1), sources="S1"),
     "patch_classifier": Entry(
         PatchClassifier,
         (2, 3),
@@ -285,40 +249,6 @@ NETWORKS: dict[str, Entry] = {
 
 
 @dataclass(frozen=True)
-class FeatureEntry:
-    """One feature network: its class, called as `build(spatial_dims, in_channels, **options)`; else as `Entry`."""
-
-    build: Callable[..., FeatureNetwork]
-    spatial_dims: tuple[int, ...]
-    paper: str
-    small: Mapping[str, Any]
-    sources: str = ""
-
-
-# networks that learn codes without labels; a table of their own, since nothing that segments takes one of them
-FEATURE_NETWORKS: dict[str, FeatureEntry] = {
-    "jule3d": FeatureEntry(
-        JULE3D,
-        (3, 2),
-        "Moriya et al., SPIE 10578 (2018), arXiv 1804.03830",
-        {"patch": 12, "kernel": 3, "width": 3, "hidden": 6, "code": 4},
-        sources="S1",
-    ),
-    "ssae": FeatureEntry(
-        SSAE, (3, 2), "in the manner of Guo et al., MICCAI 2014", {"patch": 4, "widths": (8, 6, 3)}, sources="S1"
-    ),
-    "csae": FeatureEntry(
-        CSAE,
-        (2, 3),
-        "in the manner of Kallenberg et al., IEEE TMI 2016",
-        {"widths": (4, 6, 5), "kernels": (3, 3, 3)},
-        sources="S1",
-    ),
-    "conv_rbm": FeatureEntry(ConvRBM, (3, 2), "Brosch et al., IEEE TMI 2016", {"width": 4, "kernel": 3}, sources="S1"),
-}
-
-
-@dataclass(frozen=True)
 class NetworkRow:
     """A line of `voxelwise networks`.
 
@@ -356,31 +286,14 @@ def build_network(
     Raises:
         UsageError: no such network, option or dimension; or a class that does not keep the contract.
     """
+    sizes = (spatial_dims, in_channels, out_channels)
     if is_file(name):
-        return _from_file(name, spatial_dims, in_channels, out_channels, options)
+        return build_own(*network_file(name), sizes, options)
     if name not in NETWORKS:
         raise unknown("network", name, NETWORKS)
     entry = NETWORKS[name]
-    _check_dims(name, spatial_dims, entry.spatial_dims)
-    _check_options(name, entry.build, options)
-    network = entry.build(spatial_dims, in_channels, out_channels, **options)
-    if any(parameter.numel() == 0 for parameter in network.parameters()):
-        raise UsageError(f"network {name!r}: {options} leaves a layer without channels; give a larger width")
-    return network
-
-
-def build_feature_network(name: str, spatial_dims: int, in_channels: int, **options: Any) -> FeatureNetwork:
-    """The feature network called `name`, a key of `FEATURE_NETWORKS`, with fresh weights.
-
-    Raises:
-        UsageError: no such network, option or dimension.
-    """
-    if name not in FEATURE_NETWORKS:
-        raise unknown("feature network", name, FEATURE_NETWORKS)
-    entry = FEATURE_NETWORKS[name]
-    _check_dims(name, spatial_dims, entry.spatial_dims)
-    _check_options(name, entry.build, options, positional=2)
-    return entry.build(spatial_dims, in_channels, **options)
+    check_dims(name, spatial_dims, entry.spatial_dims)
+    return build_checked(name, entry.build, sizes, options)
 
 
 def describe_networks() -> list[NetworkRow]:
@@ -395,9 +308,11 @@ def describe_networks() -> list[NetworkRow]:
             kind = "two stages" if entry.build is build_autocontext else "segmentation"
             rows.append(NetworkRow(name, entry.spatial_dims, counts, entry.counted, entry.paper, entry.sources, kind))
         for name, learner in FEATURE_NETWORKS.items():
-            counts = tuple(count_parameters(learner.build(dims, 1)) for dims in learner.spatial_dims)
+            counts = tuple(count_parameters(learner.build(dims, *learner.counted)) for dims in learner.spatial_dims)
             rows.append(
-                NetworkRow(name, learner.spatial_dims, counts, (1,), learner.paper, learner.sources, "features")
+                NetworkRow(
+                    name, learner.spatial_dims, counts, learner.counted, learner.paper, learner.sources, "features"
+                )
             )
     return rows
 
@@ -420,7 +335,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def is_file(name: str) -> bool:
-    """Whether a network is named as a class in a file instead of a key of `NETWORKS`."""
+    """Whether a network is named as a class in a file instead of a key of the registry."""
     return ".py" in name or "/" in name
 
 
@@ -432,85 +347,3 @@ def network_file(name: str) -> tuple[Path, str]:
     if not Path(path).is_file():
         raise UsageError(f"network {name!r}: {path} does not exist or is no file")
     return Path(path), class_name
-
-
-def _from_file(
-    name: str, spatial_dims: int, in_channels: int, out_channels: int, options: Mapping[str, Any]
-) -> SegmentationNetwork:
-    path, class_name = network_file(name)
-    build = _load_class(path, class_name)
-    _check_options(name, build, options)
-    try:
-        network = build(spatial_dims, in_channels, out_channels, **options)
-    except TypeError as error:
-        raise UsageError(
-            f"{path}: class {class_name} cannot be built from (spatial_dims, in_channels, out_channels, **options): "
-            f"{error}"
-        ) from error
-    missing = [attribute for attribute in CONTRACT if not hasattr(network, attribute)]
-    if missing:
-        raise UsageError(
-            f"{path}: class {class_name} lacks {', '.join(missing)}; subclass "
-            "voxelwise.networks.base.SegmentationNetwork"
-        )
-    declared = (network.spatial_dims, network.in_channels, network.out_channels)
-    if declared != (spatial_dims, in_channels, out_channels):
-        raise UsageError(
-            f"{path}: class {class_name} was built with (spatial_dims, in_channels, out_channels) = "
-            f"{(spatial_dims, in_channels, out_channels)} and declares {declared}; it must keep them"
-        )
-    for attribute in ("stride", "minimum_size", "receptive_field"):
-        sides = getattr(network, attribute)
-        if attribute == "receptive_field" and sides is None and network.window_global:
-            continue
-        if not (isinstance(sides, tuple) and len(sides) == spatial_dims and all(isinstance(s, int) for s in sides)):
-            raise UsageError(
-                f"{path}: class {class_name} declares {attribute}={sides!r}; expected a tuple of {spatial_dims} whole "
-                "numbers (receptive_field may be None where window_global is True)"
-            )
-    return network
-
-
-def _load_class(path: Path, class_name: str) -> Callable[..., SegmentationNetwork]:
-    """Execute a Python file and take one class out of it."""
-    spec = importlib.util.spec_from_file_location(f"voxelwise_user_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} cannot be read as a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"{path} fails when it is executed: {type(error).__name__}: {error}") from error
-    found = getattr(module, class_name, None)
-    if not inspect.isclass(found):
-        classes = [
-            name
-            for name, value in vars(module).items()
-            if inspect.isclass(value) and value.__module__ == module.__name__
-        ]
-        raise unknown(f"class in {path}:", class_name, classes)
-    if not issubclass(found, nn.Module):
-        raise UsageError(
-            f"{path}: class {class_name} is no torch.nn.Module; subclass voxelwise.networks.base.SegmentationNetwork"
-        )
-    return cast(Callable[..., SegmentationNetwork], found)
-
-
-def _check_dims(name: str, spatial_dims: int, supported: Sequence[int]) -> None:
-    """Refuse dimensions that a network does not have."""
-    if spatial_dims not in supported:
-        there_is = " and ".join(f"{dims}D" for dims in supported)
-        raise UsageError(
-            f"network {name!r} is {there_is}, not {spatial_dims}D; use --dims {supported[0]} (see `voxelwise networks`)"
-        )
-
-
-def _check_options(name: str, build: Callable[..., nn.Module], options: Mapping[str, Any], positional: int = 3) -> None:
-    """Refuse options that the class does not take behind its `positional` first arguments."""
-    parameters = inspect.signature(build).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = [parameter.name for parameter in parameters][positional:]
-    for option in options:
-        if option not in known:
-            raise unknown(f"option of network {name!r}:", option, known)

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, cat, nn
 
-from ..errors import unknown
 from .attention import AttentionGate
 from .base import SegmentationNetwork
-from .blocks import CONV, LOCAL_NORMS, NORMS, ConvNormAct, UpConv, Upsample, choose, initialise
+from .blocks import ACTIVATIONS, CONV, LOCAL_NORMS, NORMS, UpConv, Upsample, choose, conv_stage, initialise
 from .receptive_field import Reach
-from .resnet import DEPTHS, STRIDE, ResNet, resnet_reach
+from .resnet import STRIDE, ResNet, blocks_of, depth_of, resnet_reach
 
 
 class ResAttUNet(SegmentationNetwork):
@@ -33,6 +32,7 @@ class ResAttUNet(SegmentationNetwork):
         depth: 18, 34, 50 or 101 layers of the encoder.
         gates: whether the skips are masked.
         norm: "batch", "instance", "group" or "none".
+        activation: a key of `ACTIVATIONS`, of the decoder; the encoder and the gates have ReLU.
 
     Shape:
         image: (N, in_channels, *S), padded to multiples of 32.
@@ -49,11 +49,11 @@ class ResAttUNet(SegmentationNetwork):
         depth: int = 34,
         gates: bool = True,
         norm: str = "batch",
+        activation: str = "relu",
     ) -> None:
         choose("norm", norm, NORMS)
-        if depth not in DEPTHS:
-            raise ValueError(f"a ResNet has one of {sorted(DEPTHS)} layers here, got {depth=}")
-        blocks, bottleneck = DEPTHS[depth]
+        choose("activation", activation, ACTIVATIONS)
+        blocks, bottleneck = blocks_of(depth)
         reach = _reach(resnet_reach(blocks, bottleneck=bottleneck))
         super().__init__(
             spatial_dims,
@@ -67,27 +67,14 @@ class ResAttUNet(SegmentationNetwork):
         *skips, below = self.encoder.widths
         skips.reverse()
         self.up = nn.ModuleList(
-            UpConv(spatial_dims, coarse, skip, norm=norm, bias=True)
+            UpConv(spatial_dims, coarse, skip, norm=norm, activation=activation, bias=True)
             for coarse, skip in zip([below, *skips[:-1]], skips, strict=True)
         )
         self.gates = nn.ModuleList(
             AttentionGate(spatial_dims, skip, skip, skip // 2, norm=norm) for skip in skips if gates
         )
         self.decoder = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    ConvNormAct(
-                        spatial_dims,
-                        skip if step else 2 * skip,
-                        skip,
-                        kernel=(3,) * spatial_dims,
-                        norm=norm,
-                        activation="relu",
-                        bias=True,
-                    )
-                    for step in range(2)
-                )
-            )
+            conv_stage(spatial_dims, 2 * skip, (skip, skip), norm=norm, activation=activation, bias=True)
             for skip in skips
         )
         self.to_image = Upsample(2, "linear")
@@ -114,6 +101,7 @@ class ResUNet(ResAttUNet):
         width: channels of the encoder's stem; its stages have 1, 2, 4 and 8 times as many.
         encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
         norm: "batch", "instance", "group" or "none".
+        activation: a key of `ACTIVATIONS`, of the decoder; the encoder has ReLU.
 
     Shape:
         image: (N, in_channels, *S), padded to multiples of 32.
@@ -129,12 +117,17 @@ class ResUNet(ResAttUNet):
         width: int = 64,
         encoder: str = "resnet34",
         norm: str = "batch",
+        activation: str = "relu",
     ) -> None:
-        depths = {f"resnet{depth}": depth for depth in DEPTHS}
-        if encoder not in depths:
-            raise unknown("encoder", encoder, depths)
         super().__init__(
-            spatial_dims, in_channels, out_channels, width=width, depth=depths[encoder], gates=False, norm=norm
+            spatial_dims,
+            in_channels,
+            out_channels,
+            width=width,
+            depth=depth_of(encoder),
+            gates=False,
+            norm=norm,
+            activation=activation,
         )
 
 

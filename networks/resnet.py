@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .blocks import CONV, MAX_POOL, NORMS, POINTWISE, subsample
+from .blocks import CONV, MAX_POOL, NORMS, POINTWISE, choose, subsample
 from .receptive_field import Reach
 
 # blocks of each stage, and whether they are bottlenecks
@@ -21,6 +21,24 @@ DEPTHS: dict[int, tuple[tuple[int, ...], bool]] = {
     101: ((3, 4, 23, 3), True),
 }
 STRIDE = 32
+
+
+def blocks_of(depth: int) -> tuple[tuple[int, ...], bool]:
+    """Blocks of each stage of the ResNet of so many layers, and whether they are bottlenecks."""
+    if depth not in DEPTHS:
+        raise ValueError(f"a ResNet has one of {sorted(DEPTHS)} layers here, got {depth=}")
+    return DEPTHS[depth]
+
+
+def depth_of(encoder: str) -> int:
+    """Layers of the encoder of this name: 34 of "resnet34".
+
+    Raises:
+        UsageError: with the nearest name.
+    """
+    depths = {f"resnet{depth}": depth for depth in DEPTHS}
+    choose("encoder", encoder, depths)
+    return depths[encoder]
 
 
 class ResNet(nn.Module):

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from torch import Tensor, cat, nn
 
 from .base import SegmentationNetwork
-from .blocks import CONV, LOCAL_NORMS, NORMS, ConvNormAct, Upsample, choose, initialise
+from .blocks import ACTIVATIONS, CONV, LOCAL_NORMS, NORMS, Upsample, choose, conv_stage, initialise
 from .receptive_field import Reach
-from .resnet import DEPTHS, STRIDE, ResNet, resnet_reach
+from .resnet import STRIDE, ResNet, blocks_of, resnet_reach
 
 
 class ResNet34UNet(SegmentationNetwork):
@@ -28,6 +28,7 @@ class ResNet34UNet(SegmentationNetwork):
         width: channels of the encoder's stem and, halved with each step, of the decoder's second half.
         depth: 18, 34, 50 or 101 layers of the encoder.
         norm: "batch" as published, "instance", "group" or "none".
+        activation: a key of `ACTIVATIONS`, of the decoder; the encoder has ReLU.
 
     Shape:
         image: (N, in_channels, *S), padded to multiples of 32.
@@ -43,11 +44,11 @@ class ResNet34UNet(SegmentationNetwork):
         width: int = 64,
         depth: int = 34,
         norm: str = "batch",
+        activation: str = "relu",
     ) -> None:
         choose("norm", norm, NORMS)
-        if depth not in DEPTHS:
-            raise ValueError(f"a ResNet has one of {sorted(DEPTHS)} layers here, got {depth=}")
-        blocks, bottleneck = DEPTHS[depth]
+        choose("activation", activation, ACTIVATIONS)
+        blocks, bottleneck = blocks_of(depth)
         reach = _reach(resnet_reach(blocks, bottleneck=bottleneck))
         super().__init__(
             spatial_dims,
@@ -63,19 +64,7 @@ class ResNet34UNet(SegmentationNetwork):
         below = [self.encoder.widths[-1], *sides[:-1]]
         self.up = Upsample(2)
         self.decoder = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    ConvNormAct(
-                        spatial_dims,
-                        side if step else coarse + skip,
-                        side,
-                        kernel=(3,) * spatial_dims,
-                        norm=norm,
-                        activation="relu",
-                    )
-                    for step in range(2)
-                )
-            )
+            conv_stage(spatial_dims, coarse + skip, (side, side), norm=norm, activation=activation)
             for coarse, skip, side in zip(below, skips, sides, strict=True)
         )
         self.last = CONV[spatial_dims](sides[-1], out_channels, 3, padding=1)

@@ -4,7 +4,8 @@ In the manner of Guo et al., MICCAI 2014 (infant hippocampus, T1 and T2 patches)
 Guo, Gao and Shen, IEEE TMI 2016. Layer sizes and patch were not to be had: 11^3 voxels and 800, 400 and 100 units are
 ours. Sigmoid units; a linear last layer of the decoder, so that intensities may have any unit.
 
-Trained layer by layer (`greedy`) on the squared error plus `kl_sparsity` (losses.py) of the units, then as a whole.
+Trained layer by layer (`greedy`) on the squared error plus `kl_sparsity` of the units (feature_losses.py), then as a
+whole.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from .blocks import (
     ConvNormAct,
     ResidualBlock,
     choose,
+    conv_stage,
     initialise,
 )
 from .encoders import MAPS, build_encoder, check_encoder, encoder_reach
@@ -58,6 +59,8 @@ class UNet(SegmentationNetwork):
         returns: logits (N, out_channels, *S); in training mode with `deep_supervision` > 1 a list, finest first.
     """
 
+    head: nn.Module
+
     def __init__(
         self,
         spatial_dims: int,
@@ -86,27 +89,16 @@ class UNet(SegmentationNetwork):
         choose("activation", activation, ACTIVATIONS)
         if not 1 <= deep_supervision < levels:
             raise ValueError(f"{levels} levels have 1 to {levels - 1} output scales, got {deep_supervision=}")
-        kernel = _per_level("kernels", [3] * levels if kernels is None else kernels, levels, spatial_dims)
-        stride = _per_level("strides", [1] + [2] * (levels - 1) if strides is None else strides, levels, spatial_dims)
-        if any(side % 2 == 0 for sides in kernel for side in sides):
-            raise ValueError(f"kernels are odd, so that sizes are kept; got {kernels}")
-        if any(side != 1 for side in stride[0]):
-            raise ValueError(f"the first level has the image's size, its stride is 1; got strides={strides}")
+        kernel, stride = _sides(kernels, strides, levels, spatial_dims)
         depth_down = _depths("encoder_depth", ENCODER_DEPTH[blocks] if encoder_depth is None else encoder_depth, levels)
         depth_up = _depths("decoder_depth", decoder_depth, levels - 1)
         convs_down = [depth * (2 if blocks == "residual" else 1) for depth in depth_down]
-        reach = []
-        for axis in range(spatial_dims):
-            sides, steps = [k[axis] for k in kernel], [s[axis] for s in stride]
-            maps = _encoded(sides, steps, convs_down) if encoder is None else encoder_reach(encoder)
-            if maps is not None and norm in LOCAL_NORMS:
-                reach.append(_decoded(maps, sides, steps, depth_up))
         super().__init__(
             spatial_dims,
             in_channels,
             out_channels,
-            stride=[prod(sides[axis] for sides in stride) for axis in range(spatial_dims)],
-            receptive_field=reach or None,
+            stride=[prod(steps) for steps in zip(*stride, strict=True)],
+            receptive_field=_reach(kernel, stride, convs_down, depth_up, encoder) if norm in LOCAL_NORMS else None,
         )
         self.at_least_two = norm != "none" or encoder is not None
         self.deep_supervision = deep_supervision
@@ -133,18 +125,13 @@ class UNet(SegmentationNetwork):
             for coarse, width, step in zip([*widths[1:], below], widths, stride[1:], strict=True)
         )
         self.decoder = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    ConvNormAct(
-                        spatial_dims,
-                        widths[level] if step else widths[level] + skips[level],
-                        widths[level],
-                        kernel=kernel[level],
-                        norm=norm,
-                        activation=activation,
-                    )
-                    for step in range(depth_up[level])
-                )
+            conv_stage(
+                spatial_dims,
+                widths[level] + skips[level],
+                (widths[level],) * depth_up[level],
+                kernel=kernel[level],
+                norm=norm,
+                activation=activation,
             )
             for level in range(levels - 1)
         )
@@ -152,9 +139,9 @@ class UNet(SegmentationNetwork):
         self.coarse_heads = nn.ModuleList(
             CONV[spatial_dims](widths[level], out_channels, 1) for level in range(1, deep_supervision)
         )
-        for part in (self.encoder, self.up, self.decoder, self.head, self.coarse_heads):
-            if part is not self.encoder or encoder is None:  # a library's encoder starts as the library has it
-                part.apply(initialise)
+        ours = (self.up, self.decoder, self.head, self.coarse_heads)
+        for part in ours if encoder else (self.encoder, *ours):  # a library's encoder starts as the library has it
+            part.apply(initialise)
 
     def body(self, image: Tensor) -> Tensor:
         """Features of the finest level."""
@@ -162,7 +149,6 @@ class UNet(SegmentationNetwork):
 
     def forward_aligned(self, image: Tensor) -> Logits:
         """Logits, in training mode one for each output scale."""
-        assert self.head is not None
         levels = self.decode(self.encode(image))
         finest: Tensor = self.head(levels[0])
         if not self.training or self.deep_supervision == 1:
@@ -231,14 +217,29 @@ def _levels_beside(encoder: str, widths: Sequence[int], blocks: str, *own: objec
     return MAPS + 1
 
 
+def _reach(
+    kernels: Sequence[Sequence[int]],
+    strides: Sequence[Sequence[int]],
+    down: Sequence[int],
+    up: Sequence[int],
+    encoder: str | None,
+) -> list[int] | None:
+    """Receptive field along each axis; `down` and `up` are convolutions per level."""
+    reach = []
+    for sides, steps in zip(zip(*kernels, strict=True), zip(*strides, strict=True), strict=True):
+        maps = _encoded(sides, steps, down) if encoder is None else encoder_reach(encoder)
+        if maps is None:
+            return None
+        reach.append(_decoded(maps, sides, steps, up))
+    return reach
+
+
 def _encoded(kernels: Sequence[int], strides: Sequence[int], convs: Sequence[int]) -> list[Reach]:
     """What each level of our encoder sees along one axis; `convs` are convolutions per level."""
     seen = Reach.of_input(prod(strides))
     levels: list[Reach] = []
     for kernel, stride, count in zip(kernels, strides, convs, strict=True):
-        seen = seen.conv(kernel, stride)
-        for _ in range(count - 1):
-            seen = seen.conv(kernel)
+        seen = seen.conv(kernel, stride).convs(kernel, count - 1)
         levels.append(seen)
     return levels
 
@@ -247,10 +248,21 @@ def _decoded(levels: Sequence[Reach], kernels: Sequence[int], strides: Sequence[
     """Receptive field along one axis of what the decoder makes of the levels."""
     *skips, seen = levels
     for level in reversed(range(len(skips))):
-        seen = seen.up(strides[level + 1]).join(skips[level])
-        for _ in range(convs[level]):
-            seen = seen.conv(kernels[level])
+        seen = seen.up(strides[level + 1]).join(skips[level]).convs(kernels[level], convs[level])
     return seen.size
+
+
+def _sides(
+    kernels: Sequence[Sides] | None, strides: Sequence[Sides] | None, levels: int, spatial_dims: int
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Kernel and stride of each level along each axis."""
+    kernel = _per_level("kernels", [3] * levels if kernels is None else kernels, levels, spatial_dims)
+    stride = _per_level("strides", [1] + [2] * (levels - 1) if strides is None else strides, levels, spatial_dims)
+    if any(side % 2 == 0 for sides in kernel for side in sides):
+        raise ValueError(f"kernels are odd, so that sizes are kept; got {kernels}")
+    if any(side != 1 for side in stride[0]):
+        raise ValueError(f"the first level has the image's size, its stride is 1; got strides={strides}")
+    return kernel, stride
 
 
 def _per_level(what: str, sides: Sequence[Sides], levels: int, spatial_dims: int) -> list[tuple[int, ...]]:

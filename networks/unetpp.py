@@ -18,9 +18,9 @@ from .blocks import (
     LOCAL_NORMS,
     MAX_POOL,
     NORMS,
-    ConvNormAct,
     PointwiseHeads,
     choose,
+    conv_stage,
     initialise,
 )
 from .receptive_field import Reach
@@ -81,22 +81,8 @@ class UNetPP(SegmentationNetwork):
         widths = [width * 2**level for level in range(depth + 1)]
 
         def node(channels: int, result: int) -> nn.Sequential:
-            layers: list[nn.Module] = []
-            for step in range(2):
-                kernel = (3,) * spatial_dims
-                layers.append(
-                    ConvNormAct(
-                        spatial_dims,
-                        result if step else channels,
-                        result,
-                        kernel=kernel,
-                        norm=norm,
-                        activation=activation,
-                        bias=True,
-                    )
-                )
-                layers.append(nn.Dropout(dropout))
-            return nn.Sequential(*layers)
+            convs = conv_stage(spatial_dims, channels, (result, result), norm=norm, activation=activation, bias=True)
+            return nn.Sequential(*(layer for conv in convs for layer in (conv, nn.Dropout(dropout))))
 
         self.pool = MAX_POOL[spatial_dims](2)
         self.nodes = nn.ModuleDict()

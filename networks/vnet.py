@@ -20,9 +20,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, cat, nn
 
-from ..errors import unknown
 from .base import SegmentationNetwork
-from .blocks import CONV, CONV_TRANSPOSE, initialise
+from .blocks import CONV, CONV_TRANSPOSE, choose, initialise
 from .receptive_field import Reach
 
 # convolutions per stage: L1 to L5, then R4 to R1
@@ -61,8 +60,7 @@ class VNet(SegmentationNetwork):
         kernel: int = 5,
         head_kernel: int = 5,
     ) -> None:
-        if variant not in DEPTHS:
-            raise unknown("variant of V-Net:", variant, DEPTHS)
+        choose("variant of V-Net:", variant, DEPTHS)
         if kernel % 2 == 0 or head_kernel % 2 == 0:
             raise ValueError(f"kernels are odd, so that sizes are kept; got {kernel=}, {head_kernel=}")
         down, up = DEPTHS[variant]
@@ -146,14 +144,9 @@ def _reach(down: Sequence[int], up: Sequence[int], kernel: int, head_kernel: int
     seen = Reach.of_input(STRIDE)
     skips: list[Reach] = []
     for level, depth in enumerate(down):
-        if level:
-            seen = seen.conv(2, stride=2)
-        for _ in range(depth):
-            seen = seen.conv(kernel)
+        seen = (seen.conv(2, stride=2) if level else seen).convs(kernel, depth)
         skips.append(seen)
     skips.pop()
     for depth in up:
-        seen = seen.up(2).join(skips.pop())
-        for _ in range(depth):
-            seen = seen.conv(kernel)
+        seen = seen.up(2).join(skips.pop()).convs(kernel, depth)
     return seen.conv(head_kernel).size

@@ -15,6 +15,8 @@ build has 4 channels and 4 classes; where there are other classes, the channels 
 
 from __future__ import annotations
 
+from functools import reduce
+
 from torch import Tensor, cat, nn
 
 from .base import Logits, SegmentationNetwork
@@ -151,10 +153,8 @@ def _reach(thin: int, head: str) -> int:
     maps = [Reach.of_input(STRIDES[-1]).conv(3).conv(thin)]
     for _ in range(3):
         maps.append(maps[-1].conv(3, stride=2).conv(thin).conv(3).conv(thin).conv(3))
-    whole: Reach | None = None
-    for seen, kernel, stride, padding in zip(maps, KERNELS[head], STRIDES, PADDINGS[head], strict=True):
-        seen = seen.up(stride, kernel, padding)
-        seen = seen.conv(3) if head == "deconv_full" else seen
-        whole = seen if whole is None else whole.join(seen)
-    assert whole is not None
-    return whole.size
+    enlarged = [
+        seen.up(stride, kernel, padding).conv(3 if head == "deconv_full" else 1)
+        for seen, kernel, stride, padding in zip(maps, KERNELS[head], STRIDES, PADDINGS[head], strict=True)
+    ]
+    return reduce(Reach.join, enlarged).size

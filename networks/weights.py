@@ -11,13 +11,15 @@ Rules, in this order, for each tensor of the file:
    With `channel_order="bgr"` (Caffe) the first convolution's channels are turned around to red, green, blue.
 5. What has the name and shape of a tensor of the network is taken; what has no name or another shape is dropped, such
    as score layers of other classes. What the network has beyond that keeps its fresh weights.
+6. Where less than half of the file's layers fit and they fill less than half of the network, they are of another one,
+   and refused.
 
 The staged training of FCN (32s, 16s, 8s) is rule 5: layers that both have share their names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +30,8 @@ from torch import Tensor
 
 from ..errors import UnsafeInputError, UsageError, unknown
 from .base import SegmentationNetwork
-from .encoders import RESNETS
-from .fcn import DEPTHS as VGG_DEPTHS
 from .fcn import FCN
-from .fcrn import VGG16
-from .googlenet import GoogLeNet
-from .resnet import DEPTHS as RESNET_DEPTHS
-from .resnet import ResNet
-from .unet import UNet
+from .vgg import DEPTHS as VGG_DEPTHS
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
 TRUNKS = ("encoder", "trunk")
@@ -73,72 +69,58 @@ def start_from(network: SegmentationNetwork, path: Path, *, channel_order: str =
         channel_order: "rgb", or "bgr" where the weights were trained on blue, green, red.
 
     Raises:
-        UsageError: the file cannot be read, or nothing in it fits.
+        UsageError: the file cannot be read, or is of another network.
         UnsafeInputError: a pickle that holds more than tensors.
     """
-    report = transplant(network, read_weights(path), channel_order=channel_order)
-    if not report.taken:
-        raise UsageError(f"{path}: nothing in it fits {type(network).__name__}; it holds {_some(report.dropped)}")
+    weights = read_weights(path)
+    report = transplant(network, weights, channel_order=channel_order)
+    refuse_another(path, network, weights, set(report.taken))
     return report
 
 
-def start_from_imagenet(network: SegmentationNetwork) -> LoadReport:
-    """Give the network's trunk torchvision's ImageNet weights, which that library fetches where it has not got them.
+def refuse_another(
+    source: object, network: SegmentationNetwork, weights: Mapping[str, Tensor], taken: Set[str]
+) -> None:
+    """Refuse weights of which less than half fit, and that fill less than half of the network: by chance, then.
+
+    Layers are counted, not what stands beside their kernels: a bias of as many classes fits any network.
+
+    Args:
+        source: what the weights are called.
+        network: that they were meant for.
+        weights: all of them.
+        taken: names in the network that got one.
 
     Raises:
-        UsageError: the network has no such trunk, or the weights cannot be fetched.
-        UnsafeInputError: what came is not what the library expects.
+        UsageError: with some of the names.
     """
-    name = imagenet_name(network)
-    from torchvision import models
-
-    try:
-        entry = models.get_model_weights(name).DEFAULT
-        weights = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except RuntimeError as error:
-        raise UnsafeInputError(f"ImageNet weights of {name}: the hash is wrong ({error}); nothing was taken") from error
-    except OSError as error:  # urllib's errors are
-        raise UsageError(
-            f"ImageNet weights of {name} cannot be fetched ({error}); bring a file of torchvision's {name} and name it"
-        ) from error
-    return transplant(network, weights)
-
-
-def imagenet_name(network: SegmentationNetwork) -> str:
-    """What torchvision calls the network's trunk."""
-    if isinstance(network, FCN):
-        return "vgg16"
-    if isinstance(network, UNet) and network.encoder_name in RESNETS:
-        return str(network.encoder_name)
-    for part in (getattr(network, name, None) for name in TRUNKS):
-        if isinstance(part, VGG16):
-            return "vgg16"
-        if isinstance(part, GoogLeNet):
-            return "googlenet"
-        if isinstance(part, ResNet) and network.spatial_dims == 2:
-            for depth, kind in RESNET_DEPTHS.items():
-                if part.kind == kind:
-                    return f"resnet{depth}"
-    raise UsageError(f"{type(network).__name__} has no trunk that ImageNet weights are known for")
+    layers = {name for name, value in network.state_dict().items() if value.ndim > 1 and not is_fixed(name)}
+    given = [name for name, value in weights.items() if value.ndim > 1]
+    fitting = len(layers & taken)
+    if fitting and 2 * fitting >= min(len(layers), len(given)):
+        return
+    what = f"{fitting} of its {len(given)} layers fit" if fitting else "nothing in it fits"
+    raise UsageError(f"{source}: {what} {type(network).__name__}; it holds {_some(given or weights)}")
 
 
 @torch.no_grad()
 def transplant(
     network: SegmentationNetwork, weights: Mapping[str, Tensor], *, channel_order: str = "rgb"
 ) -> LoadReport:
-    """Give the network those of the weights that the rules lead to; the others are reported."""
+    """Give the network those of the weights that the rules lead to; the others are reported.
+
+    Weights on the meta device are held against the network, and nothing is changed.
+    """
     if channel_order not in ORDERS:
         raise unknown("channel order", channel_order, ORDERS)
-    own = dict(network.state_dict())
-    # non-trainable values that every network computes by itself
-    fixed = {name for name in own if name.endswith(".kernel")}
-    first = next(name for name, value in own.items() if value.ndim == network.spatial_dims + 2 and name not in fixed)
+    own = {name: value for name, value in network.state_dict().items() if not is_fixed(name)}
+    first = next((name for name, value in own.items() if value.ndim == network.spatial_dims + 2), None)
     vgg = _vgg_names() if isinstance(network, FCN) else {}
     taken: list[str] = []
     dropped: dict[str, str] = {}
     for source, value in weights.items():
         name = _renamed(source, own, vgg)
-        if name.startswith("upscore") or name in fixed:
+        if name.startswith("upscore") or is_fixed(name):
             dropped[source] = "bilinear kernels are fixed"
             continue
         if name not in own:
@@ -150,10 +132,16 @@ def transplant(
         if fitting.shape != own[name].shape:
             dropped[source] = f"it has the shape {tuple(value.shape)}, the network's {tuple(own[name].shape)}"
             continue
-        own[name].copy_(fitting)
+        if not value.is_meta:
+            own[name].copy_(fitting)
         taken.append(name)
-    new = tuple(name for name in own if name not in fixed and name not in taken)
+    new = tuple(name for name in own if name not in taken)
     return LoadReport(tuple(taken), dropped, new)
+
+
+def is_fixed(name: str) -> bool:
+    """Whether a value is one that every network computes by itself: a bilinear kernel."""
+    return name.endswith(".kernel")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -173,7 +161,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise UnsafeInputError(f"{path} holds more than tensors, or none; it was not read") from error
         raise UsageError(f"{path} cannot be read as weights: {why}") from error
     inner = found.get("state_dict", found) if isinstance(found, dict) else None
-    tensors = {} if inner is None else {name: value for name, value in inner.items() if isinstance(value, Tensor)}
+    named = inner.items() if isinstance(inner, dict) else ()
+    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise UsageError(f"{path} holds no tensors by name")
     return tensors
@@ -218,6 +207,6 @@ def _first_layer(value: Tensor, shape: torch.Size, channel_order: str) -> Tensor
     return value
 
 
-def _some(names: Mapping[str, str]) -> str:
+def _some(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ..transforms.read_options import DEFAULT, ReadOptions
 from . import options
 from .terminal import finish
 
 
+@options.with_reading()
 def run(
     input: Annotated[Path, typer.Argument(metavar="INPUT", help="File, DICOM folder, zip or archive.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder, or a .nii.gz file where INPUT is one volume.")],
@@ -26,16 +28,7 @@ def run(
         Path | None,
         typer.Option("--db", metavar="FILE", help="An index of INPUT: it then keeps the SHA-256 of every file read."),
     ] = None,
-    strict: options.Strict = False,
-    gaps: options.Gaps = "stop",
-    time: options.Time = "all",
-    geometry: options.GeometryFile = None,
-    affine: options.Affine = None,
-    group_by: options.GroupBy = None,
-    max_voxels: options.MaxVoxels = None,
-    refuse_lossy: options.RefuseLossy = False,
-    refuse_burned_in: options.RefuseBurnedIn = False,
-    phi: options.Phi = False,
+    reading: ReadOptions = DEFAULT,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -43,18 +36,6 @@ def run(
     """Every usable volume of INPUT -> NIfTI + JSON sidecar in OUT; what is stopped stands in failures.csv."""
     from ..pipeline.archive.convert import convert
 
-    chosen = options.read_options(
-        strict=strict,
-        gaps=gaps,
-        time=time,
-        geometry=geometry,
-        affine=affine,
-        group_by=group_by,
-        max_voxels=max_voxels,
-        refuse_lossy=refuse_lossy,
-        refuse_burned_in=refuse_burned_in,
-        phi=phi,
-    )
     outcome = convert(
         input,
         out,
@@ -67,6 +48,6 @@ def run(
         scheduler=scheduler,
         tls_config=tls_config,
         db=db,
-        options=chosen,
+        options=reading,
     )
     return finish("convert", outcome, as_json=as_json, quiet=quiet)

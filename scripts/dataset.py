@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ..transforms.read_options import DEFAULT, ReadOptions
 from . import options
 from .terminal import finish
 
 
+@options.with_reading(without=["phi"])
 def run(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="DICOM archive, or a folder of NIfTI, NRRD, MHA.")],
     labels: Annotated[
@@ -38,15 +40,7 @@ def run(
     salt: options.Salt = None,
     overwrite: options.Overwrite = False,
     workers: options.Workers = None,
-    strict: options.Strict = False,
-    gaps: options.Gaps = "stop",
-    time: options.Time = "all",
-    geometry: options.GeometryFile = None,
-    affine: options.Affine = None,
-    group_by: options.GroupBy = None,
-    max_voxels: options.MaxVoxels = None,
-    refuse_lossy: options.RefuseLossy = False,
-    refuse_burned_in: options.RefuseBurnedIn = False,
+    reading: ReadOptions = DEFAULT,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -54,34 +48,19 @@ def run(
     """Images and label maps, matched by reference or name and proved to lie on one grid -> a data set for training."""
     from ..pipeline.dataset.assemble import dataset
 
-    chosen = options.read_options(
-        strict=strict,
-        gaps=gaps,
-        time=time,
-        geometry=geometry,
-        affine=affine,
-        group_by=group_by,
-        max_voxels=max_voxels,
-        refuse_lossy=refuse_lossy,
-        refuse_burned_in=refuse_burned_in,
-    )
     outcome = dataset(
         images,
         labels,
         out,
         pairs=pairs,
-        channels=_words(channels),
-        classes=_words(classes),
+        channels=options.comma_separated(channels),
+        classes=options.comma_separated(classes),
         register=register,
         resample_label=resample_label,
         overwrite=overwrite,
         salt=salt,
         workers=workers,
-        options=chosen,
+        options=reading,
     )
     next_step = f"next: voxelwise plan {out}"
     return finish("dataset", outcome, as_json=as_json, quiet=quiet, next_step="" if quiet else next_step)
-
-
-def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())

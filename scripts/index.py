@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..pipeline.text import printable
+from ..transforms.read_options import DEFAULT, ReadOptions
 from . import options
 from .terminal import finish
 
@@ -20,6 +21,7 @@ DROPPED = ("use", "spacing mm", "shape", "files")  # where a terminal is narrow,
 NARROWEST_PLACE, NARROWEST_WHY, WIDEST_PLACE = 16, 24, 60
 
 
+@options.with_reading()
 def run(
     archive: Annotated[
         Path, typer.Argument(metavar="ARCHIVE", help="Folder that is walked to its leaves, a zip archive, or a file.")
@@ -43,16 +45,7 @@ def run(
     ] = False,
     workers: options.Workers = None,
     salt: options.Salt = None,
-    strict: options.Strict = False,
-    gaps: options.Gaps = "stop",
-    time: options.Time = "all",
-    geometry: options.GeometryFile = None,
-    affine: options.Affine = None,
-    group_by: options.GroupBy = None,
-    max_voxels: options.MaxVoxels = None,
-    refuse_lossy: options.RefuseLossy = False,
-    refuse_burned_in: options.RefuseBurnedIn = False,
-    phi: options.Phi = False,
+    reading: ReadOptions = DEFAULT,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -70,18 +63,7 @@ def run(
         salt=salt,
         verify=verify,
         workers=workers,
-        options=options.read_options(
-            strict=strict,
-            gaps=gaps,
-            time=time,
-            geometry=geometry,
-            affine=affine,
-            group_by=group_by,
-            max_voxels=max_voxels,
-            refuse_lossy=refuse_lossy,
-            refuse_burned_in=refuse_burned_in,
-            phi=phi,
-        ),
+        options=reading,
     )
     volumes = outcome.facts["volumes"]
     if as_json:

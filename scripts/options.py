@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from ..transforms.read_options import ReadOptions
+from ..transforms.read_options import DEFAULT, ReadOptions
+
+Verb = Callable[..., int]
+KEYWORD_ONLY = Parameter.KEYWORD_ONLY
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the warnings of libraries.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -43,33 +49,6 @@ TlsConfig = Annotated[
 ]
 Layout = Annotated[str, typer.Option("--layout", help="flat, bids or msd: how the output folder is arranged.")]
 
-# The ways out that a user has when a source is refused; `read_options` makes one record of them.
-Strict = Annotated[bool, typer.Option("--strict", help="Stop a series whose slices may be missing, not only note it.")]
-Gaps = Annotated[
-    str, typer.Option("--gaps", help="stop, or resample: put unevenly spaced slices on an even grid by interpolation.")
-]
-Time = Annotated[str, typer.Option("--time", help="Time points of a 4D source: all, first, or a number from 0.")]
-GeometryFile = Annotated[
-    Path | None,
-    typer.Option("--geometry", metavar="FILE", help="JSON file that states what the headers lack of the geometry."),
-]
-Affine = Annotated[
-    str | None, typer.Option("--affine", help="sform or qform, where the two of a NIfTI file contradict each other.")
-]
-GroupBy = Annotated[
-    str | None,
-    typer.Option("--group-by", metavar="TAGS", help="DICOM keywords, with commas, that tell series apart."),
-]
-MaxVoxels = Annotated[
-    int | None, typer.Option("--max-voxels", min=1, help="The largest number of voxels that one file may claim.")
-]
-RefuseLossy = Annotated[bool, typer.Option("--refuse-lossy", help="Stop what was compressed with loss.")]
-RefuseBurnedIn = Annotated[
-    bool, typer.Option("--refuse-burned-in", help="Stop what says that text is burned into its pixels.")
-]
-Phi = Annotated[
-    bool, typer.Option("--phi", help="Keep names, dates and descriptions of the headers in what is written.")
-]
 Network = Annotated[
     str | None, typer.Option("--network", help="A name that `voxelwise networks` lists, or path/to/file.py:Class.")
 ]
@@ -85,34 +64,83 @@ NetworkOptions = Annotated[
 ]
 
 
-def read_options(
-    *,
-    strict: bool = False,
-    gaps: str = "stop",
-    time: str = "all",
-    geometry: Path | None = None,
-    affine: str | None = None,
-    group_by: str | None = None,
-    max_voxels: int | None = None,
-    refuse_lossy: bool = False,
-    refuse_burned_in: bool = False,
-    phi: bool = False,
-) -> ReadOptions:
-    """The record that the readers take, from the words of the command line; a verb gives those that it has."""
-    from ..transforms.read_options import ReadOptions
+# The ways out that a user has when a source is refused: field of `ReadOptions`, which has its default -> option.
+READING: Mapping[str, Any] = {
+    "strict": Annotated[
+        bool, typer.Option("--strict", help="Stop a series whose slices may be missing, not only note it.")
+    ],
+    "gaps": Annotated[
+        str,
+        typer.Option("--gaps", help="stop, or resample: put unevenly spaced slices on an even grid by interpolation."),
+    ],
+    "time": Annotated[str, typer.Option("--time", help="Time points of a 4D source: all, first, or a number from 0.")],
+    "geometry": Annotated[
+        Path | None,
+        typer.Option("--geometry", metavar="FILE", help="JSON file that states what the headers lack of the geometry."),
+    ],
+    "affine": Annotated[
+        str | None,
+        typer.Option("--affine", help="sform or qform, where the two of a NIfTI file contradict each other."),
+    ],
+    "group_by": Annotated[
+        str | None,
+        typer.Option("--group-by", metavar="TAGS", help="DICOM keywords, with commas, that tell series apart."),
+    ],
+    "max_voxels": Annotated[
+        int | None, typer.Option("--max-voxels", min=1, help="The largest number of voxels that one file may claim.")
+    ],
+    "refuse_lossy": Annotated[bool, typer.Option("--refuse-lossy", help="Stop what was compressed with loss.")],
+    "refuse_burned_in": Annotated[
+        bool, typer.Option("--refuse-burned-in", help="Stop what says that text is burned into its pixels.")
+    ],
+    "phi": Annotated[
+        bool, typer.Option("--phi", help="Keep names, dates and descriptions of the headers in what is written.")
+    ],
+}
 
-    return ReadOptions(
-        strict=strict,
-        gaps=gaps,
-        time=time,
-        geometry=geometry,
-        affine=affine,
-        group_by=tuple(word.strip() for word in (group_by or "").split(",") if word.strip()),
-        max_voxels=max_voxels,
-        refuse_lossy=refuse_lossy,
-        refuse_burned_in=refuse_burned_in,
-        phi=phi,
-    )
+
+def with_reading(*, without: Collection[str] = ()) -> Callable[[Verb], Verb]:
+    """Show the options of `READING` in the place of a verb's parameter `reading`, which gets them as one record.
+
+    The verb that comes out takes keywords alone; typer learns of the options from its signature.
+
+    Args:
+        without: names of options that the verb does not have.
+    """
+    names = [name for name in READING if name not in without]
+    shown = [Parameter(name, KEYWORD_ONLY, default=_default(name), annotation=READING[name]) for name in names]
+
+    def decorate(verb: Verb) -> Verb:
+        signature = inspect.signature(verb, eval_str=True)
+        parameters: list[Parameter] = []
+        for one in signature.parameters.values():
+            parameters += shown if one.name == "reading" else [one.replace(kind=KEYWORD_ONLY)]
+
+        @functools.wraps(verb)
+        def with_record(**words: Any) -> int:
+            values = {name: words.pop(name) for name in names if name in words}
+            return verb(**words, reading=_record(**values))
+
+        with_record.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        with_record.__annotations__ = {**{one.name: one.annotation for one in parameters}, "return": int}
+        return with_record
+
+    return decorate
+
+
+def _default(name: str) -> Any:
+    """What an option of reading is where it is not given."""
+    return None if name == "group_by" else getattr(DEFAULT, name)
+
+
+def _record(*, group_by: str | None = None, **values: Any) -> ReadOptions:
+    """The record that the readers take, from the words of the command line."""
+    return ReadOptions(group_by=comma_separated(group_by), **values)
+
+
+def comma_separated(text: str | None) -> tuple[str, ...]:
+    """`T1, T2` as its words; none of nothing."""
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
 
 def parse_options(pairs: list[str] | None) -> dict[str, object]:

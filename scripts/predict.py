@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from ..pipeline.start import NOT_NEEDED, left_out
+from ..transforms.read_options import DEFAULT, ReadOptions
 from . import options
 from .terminal import finish
 
 
+@options.with_reading(without=["phi"])
 def run(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as `train` leaves behind.")],
     input: Annotated[
@@ -46,17 +48,9 @@ def run(
     fill_nan: Annotated[
         str | None, typer.Option("--fill-nan", help="min: NaN and infinite voxels get the least value of the image.")
     ] = None,
-    strict: options.Strict = False,
-    gaps: options.Gaps = "stop",
-    time: options.Time = "all",
-    geometry: options.GeometryFile = None,
-    affine: options.Affine = None,
-    group_by: options.GroupBy = None,
-    max_voxels: options.MaxVoxels = None,
-    refuse_lossy: options.RefuseLossy = False,
-    refuse_burned_in: options.RefuseBurnedIn = False,
     memory: options.Memory = None,
     gpu_memory: options.GpuMemory = None,
+    reading: ReadOptions = DEFAULT,
     preview: Annotated[bool, typer.Option("--preview", help="A picture of each result beside it.")] = False,
     workers: Annotated[
         int | None,
@@ -74,17 +68,6 @@ def run(
     with left_out(NOT_NEEDED):
         from ..pipeline.inference.predict import predict
 
-    reading = options.read_options(
-        strict=strict,
-        gaps=gaps,
-        time=time,
-        geometry=geometry,
-        affine=affine,
-        group_by=group_by,
-        max_voxels=max_voxels,
-        refuse_lossy=refuse_lossy,
-        refuse_burned_in=refuse_burned_in,
-    )
     outcome = predict(
         model,
         input,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,18 @@ from pathlib import Path
 import pytest
 
 DATA = Path(os.environ.get("VOXELWISE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+# imports make millions of objects that stay: the collector looks at them neither while they are made nor ever again
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture

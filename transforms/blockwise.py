@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ class BlockwiseImage:
             result[box] = self._interpolated(self.stored, box[1:])
         for channel, values in enumerate(result):
             if self._by_moments(channel):
-                self._find_moments(channel, lambda values=values: (values[box[1:]] for box in self.slabs()))
+                self._find_moments(channel, partial(self._slabs_of, values))
             for box in self.slabs():
                 self._normalise(channel, values[box[1:]])
         return result
@@ -90,6 +91,9 @@ class BlockwiseImage:
             box = [slice(None)] * 4
             box[axis + 1] = slice(first, first + depth)
             yield tuple(box)
+
+    def _slabs_of(self, values: Tensor) -> Iterator[Tensor]:
+        return (values[box[1:]] for box in self.slabs())
 
     def _interpolated(self, stored: np.ndarray, where: Sequence[slice]) -> Tensor:
         """A box of stored channels (C, *box) before they are normalised."""

@@ -23,6 +23,7 @@ from .choices import (
 )
 from .fingerprint import Fingerprint, take_fingerprint
 from .plan_record import Plan, plan_from, read_plan, split_start, write_plan
+from .rates import choose_rate
 from .topology import Machine, choose_topology
 
 __all__ = ["Plan", "make_plan", "plan", "plan_from", "read_plan", "write_plan"]
@@ -183,7 +184,9 @@ def make_plan(
     gpu = machine.kind == "gpu"
     chosen.take("oversample_foreground", 0.33, "small structures are seen in at least a third of the patches")
     chosen.take("augmentation", dict(AUGMENTATION), "mild: stronger shapes and intensities lost accuracy on small sets")
-    chosen.take("optimizer", {"name": "adamw"}, "AdamW with a warm-up and a cosine reaches its result in few steps")
+    rate, why = choose_rate(built.normalised)
+    adamw = "AdamW with a warm-up and a cosine reaches its result in few steps"
+    chosen.take("optimizer", {"name": "adamw", "lr": rate}, f"{adamw}; {why}")
     chosen.take("steps_per_epoch", 250 if gpu else 100, f"a validation every few minutes on a {machine.kind.upper()}")
     chosen.take("validation_cases", 8, "as many are predicted whole after an epoch; all are, at the end, by predict")
     chosen.take("average_weights", 0.99, "the running average of the weights is steadier than the last step's")

@@ -15,6 +15,7 @@ import torch
 from ...errors import UsageError
 from ...networks.base import SegmentationNetwork
 from ...networks.registry import build_network
+from .rates import has_norms
 
 SMALLEST_SIDE = 4  # of the deepest feature map
 MOST_LEVELS = {"cpu": 4, "gpu": 6}
@@ -31,12 +32,13 @@ MEMORY_SHARE = 0.5  # of what is free: the rest is for optimiser, augmentation a
 
 @dataclass(frozen=True)
 class Topology:
-    """Patch (three numbers), batch and network options, with the reasons."""
+    """Patch (three numbers), batch and network options, with the reasons; and whether the network has norms."""
 
     patch: list[int]
     batch: int
     options: dict[str, Any]
     reasons: dict[str, str]
+    normalised: bool
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,13 @@ class _Model:
             stride = [prod(level[axis] for level in strides) for axis in range(self.dims)]
             return stride, stride
         return [int(step) for step in self.built.stride], [int(side) for side in self.built.minimum_size]
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the network has norms."""
+        if self.name == "unet" and "encoder" not in self.options:  # known without building it
+            return bool(self.options.get("norm") != "none")
+        return has_norms(self.built)
 
     def fits(self, patch: Sequence[int], batch: int, machine: Machine) -> bool:
         """Whether activations and weights, with gradients and moments, stay within the share of memory."""
@@ -155,7 +164,8 @@ def choose_topology(
     for axis, side in zip(axes, whole, strict=True):
         full[axis] = side
     options = dict(model.options)
-    return Topology(full, size, options, _reasons(shape, full, stride, size, machine, options, batch, levels))
+    reasons = _reasons(shape, full, stride, size, machine, options, batch, levels)
+    return Topology(full, size, options, reasons, model.normalised)
 
 
 def _levels_given(options: Mapping[str, Any]) -> int | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 
 from ...errors import CaseError
@@ -148,7 +149,7 @@ def make_tile_plan(needs: Needs, limits: Limits) -> Plan:
     numbers = needs.classes * math.prod(strips.largest)  # of one plane of scores: they are given out by planes
     for whole, chunk in product((True, False) if needs.in_boxes and needs.image else (not needs.in_boxes,), CHUNKS):
         tile = (0, LEAST_TILE_BYTES) if needs.gpu else (LEAST_TILE_BYTES, 0)
-        scored = replace(needs, window=lambda batch, tile=tile: tile, channels=needs.classes)
+        scored = replace(needs, window=partial(_always, tile), channels=needs.classes)
         ram, gpu = _amounts(scored, strips, 1, chunk, whole=whole, keep=False, on_gpu=False)
         scores = gpu if needs.gpu else ram
         ram.pop("sums", None)
@@ -161,6 +162,10 @@ def make_tile_plan(needs: Needs, limits: Limits) -> Plan:
             return replace(plan, tile_bytes=None if left is None else round(left / TRACED_SHARE))
     assert least is not None
     raise CaseError(_refused(least, limits), "memory")
+
+
+def _always(amounts: tuple[int, int], batch: int) -> tuple[int, int]:
+    return amounts
 
 
 def _plans(needs: Needs, window_batch: int) -> Iterator[Plan]:

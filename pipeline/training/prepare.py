@@ -22,6 +22,7 @@ from ..dataset.fingerprint import take_fingerprint
 from ..dataset.folds import Fold, all_cases, make_folds
 from ..dataset.layouts import read_dataset
 from ..dataset.plan import Plan, make_plan, plan_from, read_plan, write_plan
+from ..dataset.rates import choose_rate, has_norms
 from ..dataset.store import PLAN_FILE, Store, damaged_cases, open_store, preprocess, stored_dataset
 from ..lock import FolderLock
 from ..manifest import Failure
@@ -169,6 +170,8 @@ def _preprocessed(
 def changed(plan: Plan, asked: Mapping[str, Any]) -> Plan:
     """A plan with what the user asked for on the command line; everything else stays.
 
+    Another network brings the learning rate that it would have been planned with, unless the plan's is somebody's own.
+
     Raises:
         UsageError: another number of dimensions, which needs a new plan.
     """
@@ -189,7 +192,17 @@ def changed(plan: Plan, asked: Mapping[str, Any]) -> Plan:
     for field in ("batch", "seed", "loss"):
         if field in asked:
             values[field] = asked[field]
-    return plan_from(values, where="options on the command line")
+    other = plan_from(values, where="options on the command line")
+    if other.network == plan.network or "lr" in asked or plan.optimizer.lr != _planned_rate(plan)[0]:
+        return other
+    rate, why = _planned_rate(other)
+    optimizer = other.optimizer.model_copy(update={"lr": rate})
+    return other.model_copy(update={"optimizer": optimizer, "reasons": {**other.reasons, "optimizer": why}})
+
+
+def _planned_rate(plan: Plan) -> tuple[float, str]:
+    """What `make_plan` chooses for the plan's network."""
+    return choose_rate(has_norms(check_network(plan)))
 
 
 def check_network(plan: Plan) -> SegmentationNetwork:

@@ -11,14 +11,14 @@ from typing import Any
 
 from ...errors import UnsafeInputError, UsageError
 from ...networks.base import SegmentationNetwork, SliceNetwork
-from ...networks.weights import imagenet_name, start_from, start_from_imagenet
+from ...networks.imagenet import IMAGENET, check_imagenet, imagenet_source, start_from_imagenet
+from ...networks.weights import start_from
 from ...transforms.writers import write_json
 from ..dataset.plan import Plan
 from ..manifest import file_digest
 
 log = logging.getLogger(__name__)
 
-IMAGENET = "imagenet"
 START_FILE = "start.json"
 
 
@@ -53,14 +53,16 @@ def check_start(plan: Plan, network: SegmentationNetwork) -> None:
     """Try the weights on a network on the meta device, so that wrong ones are said before any image is read.
 
     Raises:
-        UsageError: weights of another network, or none that the library has.
+        UsageError: weights of another network or of other widths, or none that the library has.
         UnsafeInputError: a pickle that holds more than tensors.
     """
     start = plan.network.start
     if start is None:
         return
     if start.weights == IMAGENET:
-        imagenet_name(network)
+        if start.channel_order != "rgb":
+            raise UsageError(f"channel_order={start.channel_order} is of a file of weights; {IMAGENET} has rgb")
+        check_imagenet(network)
     elif Path(start.weights).is_file():
         start_from(network, Path(start.weights), channel_order=start.channel_order)
 
@@ -76,9 +78,8 @@ def start_network(network: SegmentationNetwork, plan: Plan, folder: Path) -> Non
     if start is None:
         return
     inner = network.network if isinstance(network, SliceNetwork) else network
-    assert isinstance(inner, SegmentationNetwork)
     if start.weights == IMAGENET:
-        source, report = f"{IMAGENET} ({imagenet_name(inner)} of torchvision)", start_from_imagenet(inner)
+        source, report = f"{IMAGENET} ({imagenet_source(inner)})", start_from_imagenet(inner)
     elif Path(start.weights).is_file():
         source = Path(start.weights).name
         report = start_from(inner, Path(start.weights), channel_order=start.channel_order)

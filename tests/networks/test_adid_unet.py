@@ -34,6 +34,18 @@ def test_parameters_and_channels() -> None:
     assert network.up_fourth.layers[0].num_features == 1984
 
 
+def test_layers_of_the_released_code() -> None:
+    network = ADIDUNet(2, 1, 1, width=8)
+    assert [type(step.layers[-1]) for step in network.transitions] == [nn.MaxPool2d] * 3
+    assert [type(step.layers[-1]) for step in (network.into_fourth, network.into_bottom)] == [nn.AvgPool2d] * 2
+    assert [conv.dilation[0] for conv in network.cascade if isinstance(conv, nn.Conv2d)] == [1, 2, 4, 8, 16, 1, 1]
+    dropouts = {module.p for module in network.modules() if isinstance(module, nn.Dropout)}
+    assert dropouts == {0.2}
+    # channels in which each gate adds, and those behind: the full width has 256/128, 128/64, 64/32, 32/16 and 16/8
+    inner = [(gate.signal[0].out_channels, gate.psi[1][0].out_channels) for gate in network.gates]
+    assert inner == [(64, 32), (32, 16), (16, 8), (8, 4), (4, 2)]
+
+
 def test_the_cascade_sees_67_pixels() -> None:
     first, last = seen(DilatedCascade(1, 1).eval(), 1, (160, 4), 0)
     assert int((last - first)[80]) + 1 == 67

@@ -1,4 +1,4 @@
-"""Facts: counts, what a gate is and where its gradient goes, and both layouts."""
+"""Facts: counts, sizes, and what both layouts gate."""
 
 from __future__ import annotations
 
@@ -6,58 +6,46 @@ import pytest
 import torch
 from torch import nn
 from voxelwise.errors import UsageError
-from voxelwise.networks.attention import AttentionGate, GridGate
+from voxelwise.networks.attention import GridGate
 from voxelwise.networks.attention_unet import AttentionUNet
 from voxelwise.networks.registry import count_parameters
 
 
 @pytest.mark.parametrize(("channels", "count"), [(3, 34_878_573), (1, 34_877_421)])
-def test_parameters_and_shape(channels: int, count: int) -> None:
+def test_parameters_and_shapes(channels: int, count: int) -> None:
     with torch.device("meta"):
         network = AttentionUNet(2, channels, 1)
+        shapes: list[tuple[int, int]] = []
+        for stage in (*network.encoder, *reversed(network.decoder.stages)):
+            stage.register_forward_hook(lambda module, inputs, result: shapes.append(tuple(result.shape[1:3])))
         assert network(torch.empty(2, channels, 256, 256)).shape == (2, 1, 256, 256)
+    down = [(64, 256), (128, 128), (256, 64), (512, 32), (1024, 16)]
+    assert shapes == [*down, *reversed(down[:-1])]
     assert count_parameters(network) == count
-    assert count_parameters(network.gates) == 351_532
+    assert count_parameters(network.decoder.gates) == 351_532
     assert "34,878,573" in (AttentionUNet.__doc__ or "")
 
 
-def test_widths_of_both_layouts() -> None:
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_grid_is_oktays(dims: int) -> None:
+    """16 to 256 channels; the first skip is not gated; the class maps of all four levels go into the head."""
     with torch.device("meta"):
-        for gate, first in (("same", 64), ("grid", 16)):
-            network = AttentionUNet(3, 1, 4, gate=gate)
-            assert [stage[1].conv.out_channels for stage in network.encoder] == [first * 2**level for level in range(5)]
+        network = AttentionUNet(dims, 3, 4, gate="grid")
+        sizes: list[int] = []
+        for gate in network.decoder.gates:
+            gate.theta.register_forward_hook(lambda module, inputs, result: sizes.append(result.shape[-1]))
+        assert network(torch.empty(1, 3, *(32,) * dims)).shape == (1, 4, *(32,) * dims)
+    assert [stage[1].conv.out_channels for stage in network.encoder] == [16, 32, 64, 128, 256]
+    assert [type(gate) for gate in network.decoder.gates] == [GridGate] * 3
+    assert sizes == [2, 4, 8]  # levels 4, 3 and 2, each at the size of the level below
+    assert network.decoder.signal.conv.kernel_size == (1,) * dims
+    assert (network.head.in_channels, network.head.kernel_size) == (4 * 4, (1,) * dims)
 
 
-@torch.no_grad()
-def test_the_mask_is_one_per_voxel_and_between_0_and_1() -> None:
-    gate = AttentionGate(3, 4, 4, 2).eval()
-    signal, skip = torch.randn(2, 4, 8, 6, 4), torch.randn(2, 4, 8, 6, 4)
-    alpha = gate.alpha(signal, skip)
-    assert alpha.shape == (2, 1, 8, 6, 4)
-    assert alpha.min() > 0
-    assert alpha.max() < 1
-    torch.testing.assert_close(gate(signal, skip), alpha * skip)
-
-
-@torch.no_grad()
-def test_the_mask_on_the_grid_has_half_the_resolution() -> None:
-    gate = GridGate(2, 8, 4).eval()
-    signal, skip = torch.randn(1, 8, 4, 3), torch.randn(1, 4, 8, 6)
-    assert gate.alpha(signal, skip).shape == (1, 1, 4, 3)
-    assert gate(signal, skip).shape == skip.shape
-
-
-@torch.no_grad()
-def test_a_mask_of_one_is_the_plain_network() -> None:
-    network = AttentionUNet(2, 1, 2, width=4).eval()
-    image = torch.randn(1, 1, 32, 32)
-    gated = network(image)
-    for gate in network.gates:
-        nn.init.constant_(gate.psi[2].bias, 1e4)  # sigmoid(10000) is 1
-    ungated = network(image)
-    network.gates = nn.ModuleList(_Skip() for _ in network.gates)
-    assert torch.equal(network(image), ungated)
-    assert not torch.equal(gated, ungated)
+def test_counts_of_the_grid() -> None:
+    with torch.device("meta"):
+        assert count_parameters(AttentionUNet(2, 3, 1, gate="grid")) == 2_205_932
+    assert "2,205,932" in (AttentionUNet.__doc__ or "")
 
 
 class _Skip(nn.Module):
@@ -65,25 +53,39 @@ class _Skip(nn.Module):
         return skip
 
 
-def test_gradient_reaches_the_signal_only_through_the_mask() -> None:
-    gate = AttentionGate(2, 4, 4, 4)
-    signal, skip = torch.randn(2, 4, 8, 8, requires_grad=True), torch.randn(2, 4, 8, 8)
-    gate(signal, skip).sum().backward()
-    assert signal.grad is not None
-    assert signal.grad.abs().max() > 0
-    nn.init.zeros_(gate.psi[1].weight)  # psi is deaf: the mask is constant
-    signal.grad = None
-    gate(signal, skip).sum().backward()
-    assert signal.grad.abs().max() == 0
-
-
 @torch.no_grad()
-def test_the_first_skip_on_the_grid_has_no_gate() -> None:
-    network = AttentionUNet(2, 1, 2, gate="grid", width=4)
-    assert [type(gate) for gate in network.gates] == [nn.Identity, GridGate, GridGate, GridGate]
-    assert network.head.in_channels == 4 * 2
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_mask_of_one_is_the_plain_network(dims: int) -> None:
+    network = AttentionUNet(dims, 1, 2, width=4).eval()
+    image = torch.randn(1, 1, *(16,) * dims)
+    gated = network(image)
+    for gate in network.decoder.gates:
+        nn.init.constant_(gate.psi[2].bias, 1e4)  # sigmoid(10000) is 1
+    ungated = network(image)
+    network.decoder.gates = nn.ModuleList(_Skip() for _ in network.decoder.gates)
+    assert torch.equal(network(image), ungated)
+    assert not torch.equal(gated, ungated)
 
 
-def test_wrong_options() -> None:
-    with pytest.raises(UsageError, match="unknown gate 'gird'; did you mean 'grid'"):
-        AttentionUNet(2, 1, 2, gate="gird")
+def test_norm_and_activation_are_options() -> None:
+    for gate in ("same", "grid"):
+        network = AttentionUNet(2, 1, 2, gate=gate, width=4, norm="instance", activation="elu")
+        assert network.window_global
+        kinds = {type(module) for module in network.modules()}
+        assert not kinds & {nn.BatchNorm2d}
+        gates = {module for one in network.decoder.gates for module in one.modules()}
+        assert not any(isinstance(module, nn.ReLU) for module in set(network.modules()) - gates)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gate": "gird"}, "unknown gate 'gird'; did you mean 'grid'"),
+        ({"gate": ["grid"]}, "unknown gate .*there are: grid, same"),
+        ({"norm": 3}, "unknown norm '3'"),
+        ({"activation": "reluu"}, "unknown activation 'reluu'; did you mean 'relu'"),
+    ],
+)
+def test_wrong_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        AttentionUNet(2, 1, 2, **options)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from voxelwise.errors import UsageError
 from voxelwise.networks.autocontext import AutoContext, scores_of, start_second_stage, with_scores
-from voxelwise.networks.registry import NETWORKS, build_autocontext, count_parameters
+from voxelwise.networks.losses import DiceCELoss
+from voxelwise.networks.registry import NETWORKS, build_autocontext, build_network, count_parameters
 
-from .test_contract import reach_of
+from .measured import reach_of
 
 SMALL = {"width": 4}
 
@@ -26,10 +28,17 @@ def test_parameters_are_those_of_the_stages() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "autocontext"])
 def test_it_wraps_any_network(name: str) -> None:
-    dims = NETWORKS[name].spatial_dims[-1]
+    dims = min(NETWORKS[name].spatial_dims)
+    network = build_autocontext(dims, 1, 3, network=name, options=NETWORKS[name].small)
+    assert (network.first.in_channels, network.second.in_channels) == (1, 1 + 3)
+    assert network.stride == network.first.stride == network.second.stride
+
+
+@pytest.mark.parametrize("name", ["unet", "unet2015", "fcn8s", "mscnn", "cen_s"])
+def test_stages_that_pad_and_crop_fit_one_another(name: str) -> None:
     with torch.device("meta"):
-        network = build_autocontext(dims, 1, 3, network=name, options=NETWORKS[name].small).eval()
-        size = [max(least, 2 * step) for least, step in zip(network.minimum_size, network.stride, strict=True)]
+        network = build_autocontext(2, 1, 3, network=name, options=NETWORKS[name].small).eval()
+        size = [max(least, step + 1) for least, step in zip(network.minimum_size, network.stride, strict=True)]
         assert network(torch.empty(2, 1, *size)).shape == (2, 3, *size)
 
 
@@ -59,6 +68,43 @@ def test_a_started_second_stage_learns_from_the_scores() -> None:
     assert network.second.conv1a.weight.grad[:, 1:].abs().max() > 0  # type: ignore[union-attr]
 
 
+def discs(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noisy images of one disc each, and where it is."""
+    generator = torch.Generator().manual_seed(seed)
+    grid = torch.stack(torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij"))
+    centre = 6 + 12 * torch.rand(count, 2, 1, 1, generator=generator)
+    labels = ((grid - centre).square().sum(1) < 25).long()
+    return labels[:, None] + torch.randn(count, 1, 24, 24, generator=generator), labels
+
+
+def learn(stage: nn.Module, image: Tensor, labels: Tensor) -> None:
+    optimiser = torch.optim.Adam(stage.parameters(), lr=2e-2)
+    for _ in range(30):
+        optimiser.zero_grad()
+        DiceCELoss()(stage(image), labels).backward()
+        optimiser.step()
+
+
+@torch.no_grad()
+def dice(logits: Tensor, labels: Tensor) -> float:
+    found, wanted = logits.argmax(1) == 1, labels == 1
+    return float(2 * (found & wanted).sum() / (found.sum() + wanted.sum()))
+
+
+def test_a_second_stage_is_better_than_the_first() -> None:
+    """It learns from scores of images that the first has not seen, and sees twice as far."""
+    torch.manual_seed(0)
+    narrow = {"kernels": (3,), "last": 1, "hidden": 8}
+    network = build_autocontext(2, 1, 2, network="patch_classifier", width=6, options=narrow)
+    learn(network.first, *discs(8, seed=1))
+    start_second_stage(network.first, network.second)
+    held_out, labels = discs(8, seed=2)
+    learn(network.second, network.joined(held_out, network.scores(held_out)), labels)
+    image, truth = discs(16, seed=3)
+    network.eval()
+    assert dice(network(image), truth) > dice(network.first(image), truth) + 0.03
+
+
 @pytest.mark.parametrize("classes", [1, 3])
 @torch.no_grad()
 def test_forward_is_the_second_stage_on_the_scores(classes: int) -> None:
@@ -78,7 +124,9 @@ def test_forward_is_the_second_stage_on_the_scores(classes: int) -> None:
 def test_no_gradient_reaches_the_first_stage_through_its_scores() -> None:
     torch.manual_seed(0)
     network = build_autocontext(2, 1, 2, options=SMALL)
-    second, *_ = network(torch.randn(2, 1, 16, 16))
+    image = torch.randn(2, 1, 16, 16)
+    assert not network.scores(image).requires_grad
+    second, *_ = network(image)
     second.square().mean().backward()
     assert all(parameter.grad is None for parameter in network.first.parameters())
     assert any(parameter.grad is not None for parameter in network.second.parameters())
@@ -104,6 +152,31 @@ def test_no_voxel_sees_farther_than_the_receptive_field(name: str, options: dict
         assert measured == network.receptive_field[0]
 
 
+def test_it_moves_with_the_image_if_both_stages_do() -> None:
+    with torch.device("meta"):
+        small = NETWORKS["unetr"].small
+        assert not build_autocontext(2, 1, 2, network="unetr", options=small).moves_with_image
+        assert not build_autocontext(2, 1, 2, width=4, second="unetr", second_options=small).moves_with_image
+        assert build_autocontext(2, 1, 2, width=4).moves_with_image
+
+
+def test_a_width_is_that_of_both_stages() -> None:
+    with torch.device("meta"):
+        narrow, wide = (build_autocontext(2, 1, 2, width=4, options=options) for options in ({}, {"width": 8}))
+    assert [narrow.first.conv1a.out_channels, narrow.second.conv1a.out_channels] == [4, 4]
+    assert [wide.first.conv1a.out_channels, wide.second.conv1a.out_channels] == [8, 8]
+
+
+def test_a_file_is_no_stage(tmp_path: Path) -> None:
+    """Options stand in model folders too, whose code is never run."""
+    trace = tmp_path / "trace"
+    (tmp_path / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
+    for options in ({"network": f"{tmp_path}/own.py:Net"}, {"second": f"{tmp_path}/own.py:Net"}):
+        with pytest.raises(UsageError, match=r"another network of the registry, not '.*own.py:Net'"):
+            build_network("autocontext", 2, 1, 2, **options)
+    assert not trace.exists()
+
+
 def test_another_second_stage() -> None:
     small = NETWORKS["unet"].small
     network = build_autocontext(2, 1, 2, options=SMALL, second="unet", second_options=small)
@@ -118,7 +191,7 @@ def test_another_second_stage() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"network": "autocontext"}, UsageError, "another network of the registry, not itself"),
+        ({"network": "autocontext"}, UsageError, "another network of the registry, not 'autocontext'"),
         ({"network": "voxresnett"}, UsageError, "unknown network 'voxresnett'; did you mean 'voxresnet'"),
         ({"options": {"wdith": 3}}, UsageError, "unknown option of network 'voxresnet': 'wdith'"),
     ],

@@ -63,6 +63,7 @@ def test_slices_are_predicted_as_the_2d_network_does(axis: int) -> None:
     network = UNet(2, 2, 3, widths=(4, 6)).eval()
     sliced = SliceNetwork(network, axis)
     assert sliced.stride == tuple(1 if index == axis else 2 for index in range(3))
+    assert (sliced.window_global, sliced.moves_with_image) == (network.window_global, network.moves_with_image)
     image = torch.randn(2, 2, 5, 6, 7)
     for position in range(image.shape[2 + axis]):
         expected = network(image.select(2 + axis, position))

@@ -27,6 +27,17 @@ def test_sizes_of_the_maps() -> None:
     assert deep.shape[2:] == (8, 8, 8)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_decoder_has_the_shapes_of_the_encoder(dims: int) -> None:
+    """So that filters may be shared, or taken from machines; and the shortcut those of the layer that it ends at."""
+    with torch.device("meta"):
+        network = CENS(dims, 3, 3)
+    outer, inner = network.encoder
+    assert outer.weight.shape == network.decoder[1].weight.shape == network.shortcut.weight.shape
+    assert inner.weight.shape == network.decoder[0].weight.shape
+    assert network.shortcut.bias is None
+
+
 @torch.no_grad()
 def test_a_decoder_with_the_encoders_weights_is_its_adjoint() -> None:
     """<conv(v), h> = <v, conv_transpose(h)>."""

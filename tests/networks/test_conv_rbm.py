@@ -9,9 +9,11 @@ import pytest
 import torch
 from sklearn.neural_network import BernoulliRBM
 from torch import Tensor
+from torch.nn import functional
 from voxelwise.errors import UsageError
 from voxelwise.networks.cen import CEN, CENS
 from voxelwise.networks.conv_rbm import ConvRBM, convert_rbms
+from voxelwise.networks.losses import SenSpeLoss
 from voxelwise.networks.registry import count_parameters
 
 
@@ -131,6 +133,17 @@ def test_dropped_units_take_no_part() -> None:
 
 
 @torch.no_grad()
+def test_a_channel_that_says_nothing_stays_harmless() -> None:
+    """Such as the code of a filter that is never active: its weights are not blown up when they are converted."""
+    rbm = ConvRBM(2, 2, width=3, kernel=3)
+    image = torch.randn(4, 2, 8, 8)
+    image[:, 1] = 0.7
+    rbm.measure(image)
+    torch.testing.assert_close(rbm.deviation, torch.tensor([float(image[:, 0].std()), 1.0]))
+    torch.testing.assert_close(rbm.standardise(image)[:, 1], torch.zeros(4, 8, 8))
+
+
+@torch.no_grad()
 def test_converted_machines_compute_what_they_did() -> None:
     torch.manual_seed(0)
     first, second = ConvRBM(2, 2, width=3, kernel=3), ConvRBM(2, 3, width=3, kernel=3)
@@ -150,6 +163,60 @@ def test_converted_machines_compute_what_they_did() -> None:
     maps = first.encode(image)
     torch.testing.assert_close(network.decoder[1](maps), first.decode(maps), rtol=1e-4, atol=1e-4)
     assert torch.equal(network.shortcut.weight, shortcut)
+
+
+def lesions(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noisy stripes in the middle of each image, of any phase, and where they are."""
+    generator = torch.Generator().manual_seed(seed)
+    phase = torch.randint(0, 8, (count, 1, 1), generator=generator)
+    across = torch.arange(16)
+    labels = ((across.view(1, 16, 1) + phase) // 4 % 2 == 0) & ((across >= 4) & (across < 12))
+    return labels[:, None] + 0.3 * torch.randn(count, 1, 16, 16, generator=generator), labels.long()
+
+
+def machines(images: Tensor) -> list[ConvRBM]:
+    """Two, the second trained on the first one's pooled code."""
+    trained = []
+    generator = torch.Generator().manual_seed(6)
+    for channels in (1, 6):
+        rbm = ConvRBM(2, channels, width=6, kernel=3)
+        rbm.measure(images)
+        optimiser = torch.optim.SGD(rbm.parameters(), lr=2e-5, momentum=0.5)
+        for _ in range(20):
+            optimiser.zero_grad()
+            rbm.contrastive_divergence(images, generator=generator).backward()
+            optimiser.step()
+        images = functional.avg_pool2d(rbm.encode(images).detach(), 2)
+        trained.append(rbm)
+    return trained
+
+
+def steps_to(network: CEN, target: float) -> int:
+    """How many steps of training it takes."""
+    image, labels = lesions(4, seed=7)
+    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for step in range(100):
+        loss = SenSpeLoss()(network(image), labels)
+        if float(loss.detach()) < target:
+            return step
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    raise AssertionError(f"the loss stays above {target}")
+
+
+def test_a_start_from_machines_saves_training() -> None:
+    torch.manual_seed(0)
+    rbms = machines(lesions(16, seed=8)[0])
+    fresh, started = [], []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        network = CEN(2, 1, 2, width=6, kernel=3)
+        fresh.append(steps_to(network, 0.1))
+        network = CEN(2, 1, 2, width=6, kernel=3)
+        convert_rbms(rbms, network, generator=torch.Generator().manual_seed(seed))
+        started.append(steps_to(network, 0.1))
+    assert max(started) < min(fresh)
 
 
 def test_new_outputs_are_drawn() -> None:

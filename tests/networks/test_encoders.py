@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 from voxelwise.errors import UsageError
 from voxelwise.networks.encoders import ENCODERS, INCEPTIONS, build_encoder, encoder_reach
 from voxelwise.networks.registry import build_network, count_parameters
 from voxelwise.networks.unet import UNet
-from voxelwise.networks.weights import imagenet_name, transplant
 
 from .sight import seen
 
@@ -65,18 +63,6 @@ def test_squeeze_and_excitation_sees_the_whole_window() -> None:
     with torch.device("meta"):
         assert UNet(2, 1, 2, encoder="efficientnet-b0", norm="batch").window_global
         assert not UNet(2, 1, 2, encoder="inceptionv4", norm="batch").window_global
-
-
-def test_imagenet_weights_of_torchvision_fit() -> None:
-    with torch.device("meta"):
-        network = UNet(2, 1, 2, encoder="resnet18")
-    weights = torchvision.models.resnet18(weights=None).state_dict()
-    assert imagenet_name(network) == "resnet18"
-    report = transplant(network, weights)
-    assert set(report.dropped) == {"fc.weight", "fc.bias"}
-    assert not any(name.startswith("encoder.") for name in report.new)
-    with torch.device("meta"), pytest.raises(UsageError, match="no trunk that ImageNet weights are known for"):
-        imagenet_name(UNet(2, 1, 2, encoder="efficientnet-b0"))
 
 
 def test_every_parameter_learns() -> None:

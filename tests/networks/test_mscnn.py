@@ -40,6 +40,14 @@ def test_dense_form_is_the_sliding_form(dims: int, kernels: tuple[int, ...]) -> 
         torch.testing.assert_close(network.classify(patch), voxel, rtol=1e-5, atol=1e-5)
 
 
+def test_options() -> None:
+    network = MSCNN(2, 1, 2, width=3, activation="prelu")
+    assert [layer.conv.out_channels for layer in network.branches[0]] == [3, 6, 6]
+    assert network.full.out_channels == 24
+    assert MSCNN(2, 1, 2, width=3, hidden=4).full.out_channels == 4
+    assert sum(isinstance(module, nn.PReLU) for module in network.modules()) == 3 * 3 + 1
+
+
 def test_a_branch_sees_its_own_patch() -> None:
     for kernel, side in ((3, 38), (5, 52), (7, 66)):
         assert MSCNN(2, 1, 2, widths=(1, 1, 1), kernels=(kernel,)).receptive_field == (side, side)

@@ -14,9 +14,7 @@ from voxelwise.networks.registry import count_parameters
 )
 def test_parameters_do_not_depend_on_the_steps(channels: int, steps: int, count: int) -> None:
     with torch.device("meta"):
-        network = R2UNet(2, channels, 1, steps=steps)
-        assert count_parameters(network) == count
-        assert network(torch.empty(1, channels, 64, 48)).shape == (1, 1, 64, 48)
+        assert count_parameters(R2UNet(2, channels, 1, steps=steps)) == count
     assert f"{count:,}" in (R2UNet.__doc__ or "")
 
 
@@ -40,6 +38,19 @@ def test_silent_layers_leave_the_projection() -> None:
         nn.init.zeros_(parameter)
     image = torch.randn(1, 2, 4, 4, 4)
     torch.testing.assert_close(unit(image), unit.project(image))
+
+
+def test_shapes_and_options() -> None:
+    with torch.device("meta"):
+        network = R2UNet(3, 1, 2, width=8, norm="group", activation="elu")
+        shapes: list[tuple[int, int]] = []
+        for unit in (*network.encoder, *reversed(network.decoder)):
+            unit.register_forward_hook(lambda module, inputs, result: shapes.append(tuple(result.shape[1:3])))
+        network(torch.empty(1, 1, 32, 16, 16))
+    assert shapes == [(8, 32), (16, 16), (32, 8), (64, 4), (128, 2), (64, 4), (32, 8), (16, 16), (8, 32)]
+    kinds = {type(module) for module in network.modules()}
+    assert {nn.ELU, nn.GroupNorm} <= kinds
+    assert not kinds & {nn.ReLU, nn.BatchNorm3d}
 
 
 def test_wrong_options() -> None:

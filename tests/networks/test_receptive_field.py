@@ -7,6 +7,7 @@ def test_convolutions_add_up() -> None:
     assert Reach.of_input(1).conv(3).size == 3
     assert Reach.of_input(1).conv(3).conv(5).size == 7
     assert Reach.of_input(1).conv(3, dilation=2).size == 5
+    assert Reach.of_input(1).convs(5, 3).size == Reach.of_input(1).conv(5).conv(5).conv(5).size == 13
 
 
 def test_after_a_stride_a_step_is_longer() -> None:

@@ -24,8 +24,8 @@ def give(ours: SegmentationNetwork, theirs: nn.Module) -> None:
 
 @torch.no_grad()
 def test_resnet34_unet() -> None:
-    theirs = smp.Unet("resnet34", encoder_weights=None, in_channels=1, classes=2).eval()
-    ours = ResNet34UNet(2, 1, 2).eval()
+    theirs = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=2).eval()
+    ours = ResNet34UNet(2, 1, 2, depth=18).eval()
     give(ours, theirs)
     image = torch.randn(1, 1, 64, 96)
     torch.testing.assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-4)

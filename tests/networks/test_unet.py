@@ -37,7 +37,18 @@ def test_deep_supervision_scales() -> None:
     network = UNet(2, 1, 3, widths=(4, 4, 4, 4), deep_supervision=3)
     scales = network(torch.zeros(1, 1, 16, 24))
     assert [tuple(scale.shape) for scale in scales] == [(1, 3, 16, 24), (1, 3, 8, 12), (1, 3, 4, 6)]
+    assert [tuple(scale.shape[2:]) for scale in network(torch.zeros(1, 1, 13, 21))] == [(13, 21), (7, 11), (4, 6)]
     assert isinstance(network.eval()(torch.zeros(1, 1, 16, 24)), torch.Tensor)
+
+
+@torch.no_grad()
+def test_each_scale_is_a_head_on_its_own_level() -> None:
+    network = UNet(2, 1, 3, widths=(4, 6, 8), deep_supervision=2, norm="none")
+    image = torch.randn(1, 1, 8, 8)
+    finest, coarse = network(image)
+    levels = network.decode(network.encode(image))
+    assert torch.equal(finest, network.head(levels[0]))
+    assert torch.equal(coarse, network.coarse_heads[0](levels[1]))
 
 
 @pytest.mark.parametrize("blocks", ["plain", "residual"])

@@ -61,6 +61,15 @@ def test_what_is_outside_is_the_mirrored_image() -> None:
     assert network(image[:, :, :1, :2]).shape == (1, 2, 1, 2)  # mirrored again and again
 
 
+def test_dropout_stands_at_the_end_of_the_way_down() -> None:
+    """Behind the last two levels, the deeper skip included; nowhere else."""
+    network = UNet2015(2, 1, 1, width=1)
+    dropped: list[int] = []
+    network.dropout.register_forward_hook(lambda module, inputs, result: dropped.append(result.shape[1]))
+    network(torch.zeros(1, 1, 16, 16))
+    assert (network.dropout.p, dropped) == (0.5, [8, 16])
+
+
 def test_there_is_no_norm() -> None:
     kinds = {type(module) for module in UNet2015(2, 1, 2, width=1).modules() if not list(module.children())}
     assert kinds - {nn.Identity} == {nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.ReLU, nn.Dropout}

@@ -13,7 +13,11 @@ from .sight import seen
 def test_parameters_and_shapes() -> None:
     with torch.device("meta"):
         network = UNet3D2016(3, 3, 3)
+        sizes: list[tuple[int, int]] = []
+        for stage in (*network.encoder, *reversed(network.decoder)):
+            stage.register_forward_hook(lambda module, inputs, result: sizes.append((result.shape[2], result.shape[4])))
         assert network.core(torch.empty(1, 3, 132, 132, 116)).shape == (1, 3, 44, 44, 28)
+        assert sizes == [(128, 112), (60, 52), (26, 22), (9, 7), (14, 10), (24, 16), (44, 28)]
         assert network(torch.empty(1, 3, 30, 44, 28)).shape == (1, 3, 30, 44, 28)
     assert count_parameters(network) == 19_075_523
     assert "19,075,523" in (UNet3D2016.__doc__ or "")
@@ -52,4 +56,6 @@ def test_a_tile_gives_what_the_whole_image_gives() -> None:
     network = UNet3D2016(3, 1, 2, width=1).eval()
     image = torch.randn(1, 1, 100, 92, 92)
     assert network.margin == 44
-    torch.testing.assert_close(network.core(image[:, :, 8:]), network.core(image)[:, :, 8:])
+    whole = network.core(image)
+    assert whole.shape[2:] == (12, 4, 4)
+    torch.testing.assert_close(network.core(image[:, :, 8:]), whole[:, :, 8:])

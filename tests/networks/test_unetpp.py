@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from voxelwise.networks.blocks import ConvNormAct
 from voxelwise.networks.registry import count_parameters
 from voxelwise.networks.unetpp import UNetPP
 
@@ -16,6 +18,18 @@ def test_parameters_and_shape(heads: int, count: int) -> None:
     assert count_parameters(network) == count
     assert f"{count:,}" in (UNetPP.__doc__ or "")
     assert [tuple(logits.shape) for logits in ([result] if heads == 1 else result)] == [(1, 1, 96, 96)] * heads
+
+
+def test_layers_of_the_authors() -> None:
+    """Two convolutions with ReLU and dropout of one half a node; transposed ones of side 2 lead up."""
+    network = UNetPP(2, 1, 1, width=2)
+    for node in network.nodes.values():
+        assert [type(layer) for layer in node] == [ConvNormAct, nn.Dropout] * 2
+        assert {layer.p for layer in node[1::2]} == {0.5}
+        assert {type(layer.activation) for layer in node[::2]} == {nn.ReLU}
+    assert {(up.kernel_size, up.stride) for up in network.up.values()} == {((2, 2), (2, 2))}
+    widths = {level: network.nodes[f"{level}_0"][0].conv.out_channels for level in range(5)}
+    assert widths == {0: 2, 1: 4, 2: 8, 3: 16, 4: 32}
 
 
 def test_what_nodes_take() -> None:

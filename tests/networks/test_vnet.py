@@ -9,6 +9,8 @@ from voxelwise.errors import UsageError
 from voxelwise.networks.registry import count_parameters
 from voxelwise.networks.vnet import VNet
 
+from .sight import seen
+
 
 @pytest.mark.parametrize(
     ("options", "count"),
@@ -23,11 +25,42 @@ def test_parameters_and_shape(options: dict[str, object], count: int) -> None:
     assert logits.shape == (1, 2, 128, 128, 64)
 
 
-@pytest.mark.parametrize(("variant", "reach"), [("paper", 548), ("release", 492)])
-def test_receptive_field(variant: str, reach: int) -> None:
-    """The larger of the two measured ones, 532 or 548 (paper) and 476 or 492 (release), by position."""
-    network = VNet(2, 1, 2, variant=variant, width=1, head_kernel=1)
-    assert network.receptive_field == (reach, reach)
+def test_shapes_of_the_paper() -> None:
+    with torch.device("meta"):
+        network = VNet(3, 1, 2)
+        shapes: list[tuple[int, ...]] = []
+        for stage in (*network.left, *network.right, network.before_head):
+            stage.register_forward_hook(lambda module, inputs, result: shapes.append(tuple(result.shape[1:])))
+        network(torch.empty(1, 1, 128, 128, 64))
+    assert shapes == [
+        (16, 128, 128, 64), (32, 64, 64, 32), (64, 32, 32, 16), (128, 16, 16, 8), (256, 8, 8, 4),
+        (256, 16, 16, 8), (128, 32, 32, 16), (64, 64, 64, 32), (32, 128, 128, 64), (2, 128, 128, 64),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variant", "reaches"), [("paper", {532, 548}), ("release", {476, 492})])
+def test_receptive_field(variant: str, reaches: set[int]) -> None:
+    """Measured in front of the head, it depends on the voxel's position; the largest is what is declared."""
+    network = VNet(2, 1, 2, variant=variant, width=1, head_kernel=1).eval()
+    first, last = seen(network, 1, (1152, 16), 0)
+    assert set((last - first + 1)[576:592].tolist()) == reaches
+    assert network.receptive_field == (max(reaches),) * 2
+
+
+def test_receptive_fields_as_the_paper_counts_them() -> None:
+    """Of every stage; a transposed convolution adds one voxel of the finer map. No other depths give these numbers."""
+    network, reach, jump = VNet(2, 1, 2, width=1), 1, 1
+    reaches = []
+    for level, stage in enumerate(network.left):
+        if level:
+            reach, jump = reach + jump, 2 * jump
+        reach += 4 * jump * len(stage.convs)
+        reaches.append(reach)
+    for stage in network.right:
+        jump //= 2
+        reach += jump + 4 * jump * len(stage.convs)
+        reaches.append(reach)
+    assert reaches == [5, 22, 72, 172, 372, 476, 528, 546, 551]
 
 
 def test_stages_of_the_paper() -> None:

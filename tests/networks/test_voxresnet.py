@@ -39,6 +39,46 @@ def test_five_outputs_of_the_images_size(head: str) -> None:
         assert [side.shape[2] for side in network.trunk(torch.empty(1, 3, 80, 80, 80))] == [80, 40, 20, 10]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["deconv_slim", "deconv_full"])
+def test_the_first_output_is_the_sum_of_the_others(head: str) -> None:
+    network = VoxResNet(3, 1, 2, width=2, head=head)
+    image = torch.randn(2, 1, 8, 8, 8)
+    total, *each = network(image)
+    torch.testing.assert_close(total, sum(each))
+    assert not any(torch.equal(one, each[0]) for one in each[1:])
+    assert isinstance(network.eval()(image), torch.Tensor)
+
+
+@torch.no_grad()
+def test_full_heads_are_clipped() -> None:
+    network = VoxResNet(3, 1, 2, width=2, head="deconv_full").eval()
+    nn.init.constant_(network.conv1b.weight, 1e3)
+    enlarged = network.enlarged(torch.randn(1, 1, 8, 8, 8))
+    assert all(side.min() >= 0 and side.max() <= 20 for side in enlarged)
+    assert max(float(side.max()) for side in enlarged) == 20
+
+
+def test_kernels_of_both_heads() -> None:
+    slim, full = (VoxResNet(3, 1, 4, head=head, width=2) for head in ("deconv_slim", "deconv_full"))
+    assert [up[0].kernel_size[0] for up in slim.up] == [3, 2, 4, 8]
+    assert [up[0].out_channels for up in slim.up] == [4, 4, 4, 4]
+    assert [up[0].kernel_size[0] for up in full.up] == [3, 4, 6, 10]
+    assert [up[0].out_channels for up in full.up] == [2, 4, 4, 4]
+    assert {conv.kernel_size for conv in full.classifiers.values()} == {(3, 3, 3)}
+    assert {conv.kernel_size for conv in slim.head.convs.values()} == {(1, 1, 1)}
+
+
+def test_thin_kernels_leave_the_last_axis_out() -> None:
+    """The axis through the planes; in 2D there is none."""
+    network = VoxResNet(3, 1, 2, width=1)
+    modules = [module for level in network.residual for module in level]
+    assert network.conv1b.kernel_size == (3, 3, 1)
+    assert {module.branch[2].kernel_size for module in modules} == {(3, 3, 1)}
+    assert {module.branch[5].kernel_size for module in modules} == {(3, 3, 3)}
+    assert VoxResNet(2, 1, 2, width=1).conv1b.kernel_size == (3, 3)
+
+
 def test_twenty_five_layers() -> None:
     layers = [module for module in VoxResNet(3, 1, 2, width=1).modules() if isinstance(module, nn.Conv3d)]
     up = [module for module in VoxResNet(3, 1, 2, width=1).modules() if isinstance(module, nn.ConvTranspose3d)]

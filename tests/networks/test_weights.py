@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -12,12 +11,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from voxelwise.errors import UnsafeInputError, UsageError
-from voxelwise.networks.fcn import DEPTHS, WIDTHS, FCN8s, FCN16s, FCN32s
+from voxelwise.networks.fcn import FCN8s, FCN16s, FCN32s
 from voxelwise.networks.fcrn import FCNVGG16, FCRN50
-from voxelwise.networks.registry import build_network
 from voxelwise.networks.res_att_unet import ResAttUNet
 from voxelwise.networks.resnet import ResNet
-from voxelwise.networks.weights import imagenet_name, start_from, start_from_imagenet, transplant
+from voxelwise.networks.unet import UNet
+from voxelwise.networks.unetpp import UNetPP
+from voxelwise.networks.vgg import DEPTHS, WIDTHS
+from voxelwise.networks.vnet import VNet
+from voxelwise.networks.weights import start_from, transplant
 
 WIDTH = 1
 
@@ -48,6 +50,8 @@ def test_dense_layers_become_convolutions() -> None:
     pool5 = network.poolings(image)[-1]
     dense = vgg.classifier[0](vgg.features(image).flatten(1))
     torch.testing.assert_close(network.fc6(pool5)[:, :, 3, 3], dense)
+    denser = vgg.classifier[:4](vgg.features(image).flatten(1))
+    torch.testing.assert_close(network.fc7(network.fc6(pool5).relu())[:, :, 3, 3], denser)
 
 
 def caffe_weights(classes: int) -> dict[str, Tensor]:
@@ -91,6 +95,7 @@ def test_channels_of_the_first_layer() -> None:
 
 def test_stages_of_fcn_follow_each_other() -> None:
     one, two, three = FCN32s(2, 3, 2, width=WIDTH), FCN16s(2, 3, 2, width=WIDTH), FCN8s(2, 3, 2, width=WIDTH)
+    torch.nn.init.ones_(one.score_fr.weight)
     report = transplant(two, one.state_dict())
     assert report.new == ("score_pool4.weight", "score_pool4.bias")
     assert transplant(three, two.state_dict()).new == ("score_pool3.weight", "score_pool3.bias")
@@ -111,33 +116,26 @@ def test_weights_of_a_trunk(network: Any, depths: tuple[int, ...], bottleneck: b
     assert not any(name.startswith(("encoder.", "trunk.")) for name in report.new)
 
 
-def test_names_of_the_library() -> None:
-    with torch.device("meta"):
-        built = {name: build_network(name, 2, 3, 2) for name in ("fcn8s", "fcn_googlenet", "res_unet", "fcrn101")}
-        assert {name: imagenet_name(network) for name, network in built.items()} == {
-            "fcn8s": "vgg16", "fcn_googlenet": "googlenet", "res_unet": "resnet34", "fcrn101": "resnet101",
-        }  # fmt: skip
-        for name in ("fcrn38", "unet"):
-            with pytest.raises(UsageError, match="has no trunk that ImageNet weights are known for"):
-                imagenet_name(build_network(name, 2, 3, 2))
+def test_names_that_a_file_gives_for_another_networks_layers(tmp_path: Path) -> None:
+    """A bias of as many classes fits every head, and a layer or two fit by chance; neither is a start."""
+    other = VNet(2, 1, 2, width=4).state_dict()
+    save_file(other, tmp_path / "vnet.safetensors")
+    network = UNet(2, 1, 2, widths=(4, 8))
+    assert transplant(network, other).taken == ("head.bias",)
+    with pytest.raises(UsageError, match=r"vnet.safetensors: nothing in it fits UNet; it holds .* and \d+ more"):
+        start_from(network, tmp_path / "vnet.safetensors")
+    deep = ResNet(2, 3, (3, 4, 6, 3), bottleneck=True, width=8)
+    save_file(deep.state_dict(), tmp_path / "resnet50.safetensors")
+    with pytest.raises(UsageError, match=r"17 of its 53 layers fit ResAttUNet; it holds \w+.* and 50 more"):
+        start_from(ResAttUNet(2, 3, 2, width=8), tmp_path / "resnet50.safetensors")
 
 
-def test_without_a_network_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **options: object) -> None:
-        raise URLError("no route")
-
-    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", fail)
-    with pytest.raises(UsageError, match=r"ImageNet weights of vgg16 cannot be fetched.*bring a file"):
-        start_from_imagenet(FCNVGG16(2, 3, 2, width=1))
-
-
-def test_what_came_is_not_what_was_expected(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **options: object) -> None:
-        raise RuntimeError('invalid hash value (expected "397923af", got "0")')
-
-    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", fail)
-    with pytest.raises(UnsafeInputError, match=r"ImageNet weights of vgg16: the hash is wrong .*nothing was taken"):
-        start_from_imagenet(FCNVGG16(2, 3, 2, width=1))
+def test_a_part_of_a_network_may_start_the_whole_and_the_whole_a_part(tmp_path: Path) -> None:
+    whole, part = UNetPP(2, 1, 2, width=2, heads=4), UNetPP(2, 1, 2, width=2, depth=1)
+    for name, network in (("whole", whole), ("part", part)):
+        save_file(network.state_dict(), tmp_path / f"{name}.safetensors")
+    assert start_from(part, tmp_path / "whole.safetensors").new == ()
+    assert len(start_from(whole, tmp_path / "part.safetensors").dropped) == 0
 
 
 def test_files_that_do_not_serve(tmp_path: Path) -> None:
@@ -145,12 +143,31 @@ def test_files_that_do_not_serve(tmp_path: Path) -> None:
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"123")
     torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"state_dict": torch.zeros(1)}, tmp_path / "odd.pt")
+    torch.save({3: torch.zeros(1)}, tmp_path / "numbered.pt")
     for name, message in [
         ("other.safetensors", "nothing in it fits FCNVGG16; it holds other"),
         ("broken.safetensors", "cannot be read as weights"),
         ("missing.pth", "cannot be read as weights"),
         ("list.pt", "holds no tensors by name"),
+        ("odd.pt", "holds no tensors by name"),
+        ("numbered.pt", "holds no tensors by name"),
         ("net.caffemodel", "weights are read from .safetensors"),
     ]:
         with pytest.raises(UsageError, match=message):
             start_from(network, tmp_path / name)
+
+
+def test_a_pickle_of_more_than_tensors_is_not_read(tmp_path: Path) -> None:
+    torch.save(nn.Linear(1, 1), tmp_path / "unsafe.pt")
+    np.savez(tmp_path / "unsafe.npz", weight=np.array([{}], dtype=object))
+    for name in ("unsafe.pt", "unsafe.npz"):
+        with pytest.raises(UnsafeInputError, match=f"{name} holds more than tensors, or none; it was not read"):
+            start_from(FCNVGG16(2, 3, 2, width=1), tmp_path / name)
+
+
+def test_a_network_without_convolutions(tmp_path: Path) -> None:
+    """A class of the user's may have none."""
+    network: Any = nn.Linear(2, 3)
+    network.spatial_dims = 2
+    assert transplant(network, nn.Linear(2, 3).state_dict()).new == ()

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from voxelwise.errors import CaseError, FolderInUseError, NoRoomError, UsageError
-from voxelwise.pipeline import manifest
 from voxelwise.pipeline.lock import FolderLock, process_start
 from voxelwise.pipeline.manifest import Failure, Outcome, OutputFolder, case_id, digest_of, file_digest, salt_of
 from voxelwise.transforms.volume import Entry
@@ -233,7 +232,7 @@ def test_no_room_for_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with OutputFolder(tmp_path, "convert", SETTINGS) as folder:
-        monkeypatch.setattr(manifest.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(NoRoomError, match="no space left"):
             folder.record("a", [], "digest of a")
         monkeypatch.undo()

@@ -24,7 +24,7 @@ import voxelwise
 from voxelwise import errors
 from voxelwise.pipeline.archive import convert as convert_stage
 from voxelwise.scripts.main import VERBS, explain, main
-from voxelwise.scripts.options import parse_options, read_options
+from voxelwise.scripts.options import READING, parse_options
 from voxelwise.transforms.read_options import ReadOptions
 
 Capture = pytest.CaptureFixture[str]
@@ -95,11 +95,63 @@ def test_options_are_those_of_the_function(verb: str) -> None:
     theirs = {name for name, one in inspect.signature(function).parameters.items() if one.kind != one.VAR_KEYWORD}
     ours = set(importlib.import_module(f"voxelwise.scripts.{verb}").run.__annotations__) - SHOWN_ONLY
     if verb in READERS:  # the ways out when a source is refused are one record, `ReadOptions`
-        ways_out = set(inspect.signature(read_options).parameters) - WITHOUT.get(verb, set())
-        assert ours >= ways_out
-        assert ways_out | WITHOUT.get(verb, set()) == {field.name for field in fields(ReadOptions)}
-        ours = ours - ways_out | {"options"}
+        assert ours & set(READING) == set(READING) - WITHOUT.get(verb, set())
+        ours = ours - set(READING) | {"options"}
     assert ours == theirs - NOT_OPTIONS.get(verb, set())
+
+
+def test_each_way_out_of_the_record_is_an_option() -> None:
+    assert list(READING) == [field.name for field in fields(ReadOptions)]
+
+
+WAYS_OUT = {
+    "strict": True,
+    "gaps": "resample",
+    "time": "3",
+    "geometry": Path("geometry.json"),
+    "affine": "qform",
+    "group_by": ("EchoTime", "SeriesNumber"),
+    "max_voxels": 9,
+    "refuse_lossy": True,
+    "refuse_burned_in": True,
+    "phi": True,
+}
+NAMED = {
+    "convert": ["in", "out"],
+    "index": ["in"],
+    "dataset": ["in", "labels", "out"],
+    "predict": ["model", "in", "out"],
+}
+
+
+@pytest.mark.parametrize("verb", sorted(READERS))
+def test_the_ways_out_reach_the_stage_as_one_record(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    taken: list[ReadOptions] = []
+
+    def stage(*arguments: object, options: ReadOptions, **others: object) -> None:
+        taken.append(options)
+        raise errors.UsageError("seen")
+
+    monkeypatch.setattr(sys.modules[getattr(voxelwise, verb).__module__], verb, stage)
+    values = {name: value for name, value in WAYS_OUT.items() if name not in WITHOUT.get(verb, set())}
+    words = [verb, *NAMED[verb]]
+    assert main(words) == 2
+    for name, value in values.items():
+        text = ", ".join(value) if isinstance(value, tuple) else str(value)
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
+    assert main(words) == 2
+    assert taken == [ReadOptions(), ReadOptions(**values)]
+    assert main([verb, *NAMED[verb], "--gaps", "guess"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "voxelwise: --gaps 'guess': expected one of stop, resample"
+    assert len(taken) == 2
+
+
+@pytest.mark.parametrize("verb", sorted(WITHOUT))
+def test_what_a_verb_does_not_write_it_is_not_asked_to_keep(verb: str, capsys: Capture) -> None:
+    assert main([verb, *NAMED[verb], "--phi"]) == 2
+    assert "No such option: --phi" in capsys.readouterr().err
 
 
 def test_no_words_show_the_help(capsys: Capture) -> None:

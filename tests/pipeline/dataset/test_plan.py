@@ -172,6 +172,24 @@ def test_what_is_given_wins() -> None:
         make_plan(made_up(), optimizer={"name": "lion"}, **CPU)
 
 
+@pytest.mark.parametrize(
+    ("network", "options", "rate"),
+    [
+        ("unet", {}, 0.003),
+        ("unet", {"norm": "none"}, 0.0003),
+        ("unet", {"encoder": "resnet18"}, 0.003),
+        ("vnet", {"width": 4}, 0.0003),
+        ("res_att_unet", {"width": 4}, 0.003),
+        ("unet2015", {"width": 4, "norm": "group"}, 0.003),
+    ],
+)
+def test_a_network_without_norms_learns_slowly(network: str, options: dict[str, Any], rate: float) -> None:
+    dims = 3 if network == "vnet" else 2
+    made = make_plan(made_up(shape=(32, 32, 16)), network=network, dims=dims, options=options, **CPU)
+    assert made.optimizer.lr == rate
+    assert f"{rate:g}" in made.reasons["optimizer"]
+
+
 def test_levels_that_the_user_gives() -> None:
     made = make_plan(made_up(), options={"widths": [4, 8, 16, 32, 64]}, **CPU)
     assert all(side % 16 == 0 for side in made.patch)

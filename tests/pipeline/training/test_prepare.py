@@ -17,7 +17,7 @@ from voxelwise.pipeline import model_folder
 from voxelwise.pipeline.dataset.plan import read_plan
 from voxelwise.pipeline.lock import FolderLock
 from voxelwise.pipeline.training import supervised
-from voxelwise.pipeline.training.prepare import check_memory, check_network, reserved
+from voxelwise.pipeline.training.prepare import changed, check_memory, check_network, reserved
 
 OWN_CLASS = """
 from voxelwise.networks.unet import UNet
@@ -106,6 +106,17 @@ def test_folds_that_end_together_are_both_in_the_model(plan, tmp_path, monkeypat
     with pytest.raises(FolderInUseError, match=r"model.yaml is in use by another run"):
         write(0)
     lock.release()
+
+
+def test_another_network_brings_its_learning_rate(plan) -> None:
+    made = read_plan(plan)
+    vnet = {"network": "vnet", "width": 4}
+    assert changed(made, vnet).optimizer.lr == 0.0003
+    assert "0.0003" in changed(made, vnet).reasons["optimizer"]
+    assert changed(changed(made, vnet), {"network": "unet"}).optimizer == made.optimizer
+    assert changed(made, {**vnet, "lr": 0.01}).optimizer.lr == 0.01
+    own = made.model_copy(update={"optimizer": made.optimizer.model_copy(update={"lr": 0.002})})
+    assert changed(own, vnet).optimizer.lr == 0.002
 
 
 def test_an_unknown_label_stops_its_case_alone(untrained, dataset, tmp_path) -> None:
