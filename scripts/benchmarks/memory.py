@@ -68,8 +68,9 @@ def main() -> int:
             limit = None if budget == "none" else parse_bytes(budget)
             runs.append((budget, limit, run))
             print(
-                f"{budget:>6}  {verdict(run, limit):<8} exit {run.code}  {run.seconds:6.0f} s  peak {run.tree / 1e9:.3f} "
-                f"GB with children, {run.process / 1e9:.3f} GB of the process itself  labels {run.labels[:8]}"
+                f"{budget:>6}  {verdict(run, limit):<8} exit {run.code}  {run.seconds:6.0f} s  "
+                f"peak {run.tree / 1e9:.3f} GB with children, {run.process / 1e9:.3f} GB of the process itself  "
+                f"labels {run.labels[:8]}"
             )
             print(f"        {run.told}", flush=True)
     kept = all(verdict(run, limit) != "BROKEN" for _, limit, run in runs)

@@ -296,7 +296,7 @@ def test_a_case_goes_on_without_its_accelerator(tmp_path: Path, model: Path, mon
     """A GPU is played: networks stay where they are, and scoring fails as long as the predictor says `cuda`."""
     source = phantoms.nifti_file(tmp_path / "in" / "a.nii.gz", noise(), AFFINE)
     predict(model, source, tmp_path / "wanted", device="cpu")
-    predictor = load_predictor(model, device="cpu", limits=Limits(ram=resident() + GB))
+    predictor = load_predictor(model, device="cpu", window_batch=1, limits=Limits(ram=resident() + GB))
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
     tried = []
 
