@@ -272,9 +272,10 @@ def _run_trainer(
                 weights_only=True,
             )
     if stopped or trainer.interrupted or trainer.global_step < module.steps:
+        kept = newest_whole(folder / "checkpoints")
+        onwards = "begins anew, no checkpoint was due yet" if kept is None else f"goes on from step {kept[1]}"
         raise InterruptedRunError(
-            f"{folder}: stopped at step {trainer.global_step} of {module.steps}; "
-            "the same command goes on from the last checkpoint"
+            f"{folder}: stopped at step {trainer.global_step} of {module.steps}; the same command {onwards}"
         )
 
 

@@ -96,7 +96,7 @@ def test_sigterm_from_outside(dataset, plan, tmp_path) -> None:
 def test_a_signal_is_an_error_of_ours_and_the_handlers_stay(number, at, dataset, plan, tmp_path) -> None:
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     at(2, lambda: signal.raise_signal(number))
-    with pytest.raises(InterruptedRunError, match=r"stopped at step 2 of 4; the same command goes on"):
+    with pytest.raises(InterruptedRunError, match=r"stopped at step 2 of 4; the same command begins anew"):
         train(dataset, out=tmp_path / "run", plan=plan, steps=4, device="cpu")
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -111,7 +111,7 @@ def test_dropout_draws_alike_after_a_resume(at, dataset, plan, tmp_path, monkeyp
     train(dataset, out=tmp_path / "straight", **settings)
     with monkeypatch.context():
         at(5, lambda: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(InterruptedRunError, match="stopped at step 5 of 6"):
+        with pytest.raises(InterruptedRunError, match="stopped at step 5 of 6; the same command goes on from step"):
             train(dataset, out=tmp_path / "cut", **settings)
     monkeypatch.undo()
     torch.rand(7)
