@@ -18,6 +18,8 @@ _PUBLIC = {
     "train": "pipeline.training.supervised",
     "predict": "pipeline.inference.predict",
     "predict_volume": "pipeline.inference.in_memory",
+    "StreamingInferer": "pipeline.inference.inferer",  # in the place of MONAI's SlidingWindowInferer
+    "export_model": "pipeline.exporting.export",
     "evaluate": "pipeline.evaluation.evaluate",
     "demo": "pipeline.demo.run",
     "doctor": "pipeline.doctor",

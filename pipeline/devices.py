@@ -15,6 +15,7 @@ import torch
 from ..errors import UsageError, unknown
 
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -65,8 +66,7 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
     if precision == "float32":
         yield
         return
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    with torch.autocast(device.type, dtype=dtype):
+    with torch.autocast(device.type, dtype=DTYPES[precision]):
         yield
 
 

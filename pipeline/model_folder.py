@@ -121,6 +121,11 @@ class ModelFolder:
         return self.content.provenance
 
     @property
+    def channels(self) -> int:
+        """Of an image: fewer than the network's where it sees several slices of each."""
+        return self.network.in_channels // int(self.plan.get("slices", 1))
+
+    @property
     def folds(self) -> tuple[str, ...]:
         """Names of the folds that have weights."""
         return tuple(self.content.folds)

@@ -235,7 +235,7 @@ def _compose(
     if note:
         draw.text((MARGIN, y + 2), note, fill=QUIET, font=small)
     stream = io.BytesIO()
-    sheet.save(stream, format="PNG", optimize=True)
+    sheet.save(stream, format="PNG")
     return stream.getvalue()
 
 

@@ -2,7 +2,8 @@
 
 With `workers` the cluster is one of our own on this machine: it listens on the loopback address, shows no dashboard
 and sends nothing anywhere. With `scheduler` it is one that is there already, on this machine or behind TLS; its workers
-must see the same files under the same paths. At most one case a process is under way, so that memory stays bounded.
+must see the same files under the same paths. At most one case a process is under way, so that memory stays bounded,
+unless the caller allows more.
 
 A worker that dies (killed, a codec that crashed) costs the case that it had at hand and no other: what was in flight is
 tried again one by one, so that the case can be named.
@@ -60,6 +61,8 @@ def each(
     scheduler: str | None = None,
     tls_config: Path | str | None = None,
     total: int | None = None,
+    at_once: int = 1,
+    preload: str | None = None,
 ) -> Generator[tuple[Task, Result | Exception], None, None]:
     """Run `function` on every task; yield each task with its result, or the exception that it raised, as they come.
 
@@ -70,6 +73,8 @@ def each(
         scheduler: address of a Dask cluster, in the place of processes of our own.
         tls_config: YAML file with `ca-file`, `cert` and `key`, for a `tls://` scheduler.
         total: number of tasks, where they are no sequence.
+        at_once: tasks that a process of our own has at hand, each in a thread.
+        preload: module that a process of our own imports before anything else.
 
     Raises:
         UsageError: a scheduler that must not or cannot be used.
@@ -83,7 +88,7 @@ def each(
     waiting, suspects = Waiting(tasks), list[Task]()
     while waiting:
         tried, done = waiting.given, False
-        with _cluster(min(workers or 1, count or workers or 1), scheduler, tls_config) as client:
+        with _cluster(min(workers or 1, count or workers or 1), scheduler, tls_config, at_once, preload) as client:
             for task, result in _spread(client, function, waiting):
                 done = True
                 if _is_dead(result):
@@ -202,12 +207,28 @@ def _died() -> CaseError:
     )
 
 
-def _cluster(workers: int, scheduler: str | None, tls_config: Path | str | None) -> AbstractContextManager[Any]:
-    return _own(workers) if scheduler is None else _connected(scheduler, tls_config)
+def own_place() -> tuple[int, int]:
+    """The number of this process among those of `each`, from 0, and the threads that Dask gave it; 0 and 1 elsewhere.
+
+    A process that takes the place of a dead one has its number.
+    """
+    import distributed
+
+    try:
+        worker = distributed.get_worker()
+    except ValueError:
+        return 0, 1
+    return (worker.name if isinstance(worker.name, int) else 0), int(worker.state.nthreads)
+
+
+def _cluster(
+    workers: int, scheduler: str | None, tls_config: Path | str | None, at_once: int, preload: str | None
+) -> AbstractContextManager[Any]:
+    return _own(workers, at_once, preload) if scheduler is None else _connected(scheduler, tls_config)
 
 
 @contextmanager
-def _own(workers: int) -> Iterator[Any]:
+def _own(workers: int, at_once: int = 1, preload: str | None = None) -> Iterator[Any]:
     """A cluster of processes on this machine, gone when the block ends."""
     with (
         temporary_folder(SCRATCH) as scratch,
@@ -217,12 +238,13 @@ def _own(workers: int) -> Iterator[Any]:
         with interrupt_held_back():  # half a cluster cannot be closed
             cluster = distributed.LocalCluster(
                 n_workers=workers,
-                threads_per_worker=1,
+                threads_per_worker=at_once,
                 processes=True,
                 host="127.0.0.1",
                 protocol="tcp://",
                 scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                 memory_limit=0,
+                preload=[] if preload is None else [preload],
                 silence_logs=logging.CRITICAL + 1,
             )
             stack.enter_context(cluster)

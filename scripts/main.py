@@ -33,6 +33,7 @@ VERBS = {
     "preprocess": "The images and labels of a data set as training wants them, in a cache.",
     "train": "A data set -> a model folder.",
     "predict": "A model and images -> label maps on the grids of the images.",
+    "export": "A model for elsewhere: MONAI bundle, torch.export, TorchScript, ONNX.",
     "evaluate": "Label maps against references: scores per case and class.",
     "networks": "What networks there are: name, 2D/3D, parameters, paper.",
     "doctor": "Versions, devices, codecs, memory: what works here and what does not.",

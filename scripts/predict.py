@@ -23,8 +23,18 @@ def run(
     fold: Annotated[
         str | None, typer.Option("--fold", help="With a data set: predict the validation cases of this fold alone.")
     ] = None,
-    device: options.Device = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="auto (all GPUs of the machine, or its CPU), cpu, or cuda:0,cuda:1.")
+    ] = "auto",
     precision: options.Precision = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="auto|torch|openvino|compile|tensorrt",
+            help="What runs the network; auto: openvino on a CPU where it is installed, else torch.",
+        ),
+    ] = "auto",
     overlap: Annotated[
         float | None, typer.Option("--overlap", help="Of neighbouring windows, 0 to 0.9.  [default: the plan's]")
     ] = None,
@@ -39,6 +49,29 @@ def run(
             help="exact: as one pass over the whole volume, with networks that see a bounded neighbourhood.",
         ),
     ] = "blend",
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Names or label values, as liver,spleen: these alone are written.")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Those of the classes too, CASE_probabilities.b2nd.")
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="A map of it too, its mean in the manifest, a note where it is high.")
+    ] = False,
+    with_model: Annotated[
+        list[Path], typer.Option("--with-model", help="A model whose scores are averaged with MODEL's; repeatable.")
+    ] = [],  # noqa: B006
+    coarse: Annotated[
+        Path | None, typer.Option("--coarse", help="A model that finds the region to which MODEL is confined.")
+    ] = None,
+    margin: Annotated[float, typer.Option("--margin", help="Millimetres around that region.")] = 20.0,
+    skip_background: Annotated[
+        bool, typer.Option("--skip-background", help="Leave out windows of nothing but the plan's background.")
+    ] = False,
+    views: Annotated[
+        str | None,
+        typer.Option("--views", help="all, or axial,coronal,sagittal: slicings of a 2D model that are averaged."),
+    ] = None,
     name: options.Name = None,
     salt: options.Salt = None,
     network: Annotated[
@@ -54,12 +87,13 @@ def run(
     preview: Annotated[bool, typer.Option("--preview", help="A picture of each result beside it.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            help="2: read the next image while one is segmented.  [default: 2 on a GPU, 1 else and with --memory]",
-        ),
+        typer.Option("--workers", min=1, help="Processes on this machine.  [default: one a GPU, else 1]"),
     ] = None,
+    scheduler: options.Scheduler = None,
+    tls_config: options.TlsConfig = None,
+    single_process: Annotated[
+        bool, typer.Option("--single-process", help="Start no process and no thread; torch's own threads stay.")
+    ] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -75,9 +109,18 @@ def run(
         fold=fold,
         device=device,
         precision=precision,
+        engine=engine,
         overlap=overlap,
         tta=tta,
         tiling=tiling,
+        classes=classes,
+        probabilities=probabilities,
+        uncertainty=uncertainty,
+        with_model=with_model,
+        coarse=coarse,
+        margin=margin,
+        skip_background=skip_background,
+        views=views,
         name=name,
         salt=salt,
         network=network,
@@ -88,5 +131,8 @@ def run(
         memory=memory,
         gpu_memory=gpu_memory,
         workers=workers,
+        scheduler=scheduler,
+        tls_config=tls_config,
+        single_process=single_process,
     )
     return finish("predict", outcome, as_json=as_json, quiet=quiet)

@@ -18,7 +18,7 @@ import signal
 import struct
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -48,12 +48,16 @@ def serve() -> None:
         try:
             for array in decoded(request):
                 send(replies, {"shape": array.shape, "dtype": array.dtype.str}, array)
-        except MemoryError:
-            send(replies, {"error": "more memory than its size explains was asked for", "kind": "memory"})
         except Exception as error:  # whatever a parser or codec raises is one refused frame
-            text = without_values(" ".join(str(error).split()))[:200] or type(error).__name__
-            kind = "unsupported" if isinstance(error, NotImplementedError) else "damaged"
-            send(replies, {"error": text, "kind": kind})
+            send(replies, in_words(error))
+
+
+def in_words(error: Exception) -> dict[str, str]:
+    """The reply of a frame that a parser or codec refused."""
+    if isinstance(error, MemoryError):
+        return {"error": "more memory than its size explains was asked for", "kind": "memory"}
+    text = without_values(" ".join(str(error).split()))[:200] or type(error).__name__
+    return {"error": text, "kind": "unsupported" if isinstance(error, NotImplementedError) else "damaged"}
 
 
 def without_values(text: str) -> str:
@@ -120,29 +124,34 @@ def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
 
 
 def decoded(request: dict[str, Any]) -> Iterator[np.ndarray]:
-    """The frames that a request wants, one after the other."""
+    """The frames that a request wants, one after the other; the process ends where one takes too long."""
     seconds = int(request["seconds"]) + GRACE_SECONDS
     signal.alarm(seconds)
     try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(request["path"], force=request["bare"])
-            syntax = UID(request["syntax"])
-            if "TransferSyntaxUID" not in dataset.file_meta:
-                dataset.file_meta.TransferSyntaxUID = syntax
-            syntax = dataset.file_meta.TransferSyntaxUID
-            decoder = get_decoder(syntax)
-            if syntax.is_encapsulated:
-                note_offsets(dataset)
-                check_streams(dataset, request["frames"])
-            frames = decoder.iter_array(dataset, indices=request["frames"], raw=not request["colour"])
-            for array, _ in frames:
-                found = coloured(array, dataset) if request["colour"] else array
-                signal.alarm(0)
-                yield found
-                signal.alarm(seconds)
+        for found in frames_of(request):
+            signal.alarm(0)
+            yield found
+            signal.alarm(seconds)
     finally:
         signal.alarm(0)
+
+
+def frames_of(request: dict[str, Any]) -> Generator[np.ndarray, None, None]:
+    """The frames that a request wants, one after the other, without a bound on time."""
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(request["path"], force=request["bare"])
+        syntax = UID(request["syntax"])
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = syntax
+        syntax = dataset.file_meta.TransferSyntaxUID
+        decoder = get_decoder(syntax)
+        if syntax.is_encapsulated:
+            note_offsets(dataset)
+            check_streams(dataset, request["frames"])
+        frames = decoder.iter_array(dataset, indices=request["frames"], raw=not request["colour"])
+        for array, _ in frames:
+            yield coloured(array, dataset) if request["colour"] else array
 
 
 def note_offsets(dataset: Dataset) -> None:

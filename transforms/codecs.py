@@ -3,6 +3,9 @@
 One child a process, started when the first compressed frame is wanted and kept for the next series; after a crash or a
 time-out the next request starts another. It is a plain subprocess, which the daemons of a cluster may have too. What
 can be known without it is decided here: that no codec is installed, and that a size is not to be believed.
+
+Who wants no other process (`cores.alone`) has the codecs in this one, without a bound on time or memory: one that
+crashes or hangs takes the run with it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -26,7 +30,8 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from ..errors import CaseError
-from .codec_child import LENGTH, LONGEST_MESSAGE
+from .codec_child import LENGTH, LONGEST_MESSAGE, frames_of, in_words
+from .cores import is_alone
 from .dicom import DEFLATED, NATIVE, Slice
 
 SECONDS_A_FRAME = 60.0
@@ -97,7 +102,20 @@ def decoded_frames(slices: Sequence[Slice], *, colour: bool = False) -> Generato
     for request in requests:
         check_codec(request.slices[0])
         check_size(request)
-    yield from child().answers(requests)
+    yield from answers_here(requests) if is_alone() else child().answers(requests)
+
+
+def answers_here(requests: Sequence[Request]) -> Generator[np.ndarray, None, None]:
+    """The frames, decoded in this process."""
+    for request in requests:
+        with closing(frames_of(request.message(SECONDS_A_FRAME))) as frames:
+            for one in request.slices:
+                try:
+                    array = np.ascontiguousarray(next(frames))
+                except Exception as error:  # whatever a parser or codec raises is one refused frame
+                    raise refused(one, in_words(error)) from error
+                check_frame(one, array.shape, array.dtype)
+                yield array
 
 
 def check_codec(one: Slice) -> None:
@@ -214,9 +232,7 @@ class Child:
         if "error" in reply:
             raise refused(one, reply)
         shape, dtype = tuple(reply["shape"]), np.dtype(reply["dtype"])
-        wanted = expected_shapes(one)
-        if shape not in wanted or dtype.kind not in "iuf":
-            raise CaseError(f"{one.path}: the codec gave {shape}, expected {wanted[-1]}. Export it again", "codec")
+        check_frame(one, shape, dtype)
         array = np.empty(shape, dtype)
         if array.size:
             self._read_into(process, one, array.data.cast("B"), deadline)
@@ -253,6 +269,13 @@ class Child:
             "voxels. Copy the file again, or export it uncompressed",
             "codec-crashed",
         )
+
+
+def check_frame(one: Slice, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Refuse a frame of another shape than its header's, or of no numbers."""
+    wanted = expected_shapes(one)
+    if shape not in wanted or dtype.kind not in "iuf":
+        raise CaseError(f"{one.path}: the codec gave {shape}, expected {wanted[-1]}. Export it again", "codec")
 
 
 def expected_shapes(one: Slice) -> tuple[tuple[int, ...], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -27,6 +27,14 @@ class Match:
 
     matrix: np.ndarray
     axes: tuple[Axis, ...] | None
+
+    @property
+    def lines(self) -> tuple[int, ...] | None:
+        """For each network axis the source axis that runs along it; None where one does not run along another."""
+        along = self.matrix[:, :3] != 0
+        if not (np.array_equal(along.sum(0), [1, 1, 1]) and np.array_equal(along.sum(1), [1, 1, 1])):
+            return None
+        return tuple(int(row.argmax()) for row in along)
 
 
 def match_grids(
@@ -103,3 +111,16 @@ def reach(match: Match, shape: Sequence[int], source_shape: Sequence[int], cells
     return [
         slice(max(0, int(a)), max(0, min(size, int(b)))) for a, b, size in zip(low, high, source_shape, strict=True)
     ]
+
+
+def cuts(sides: Sequence[int], voxels: int, shared: int) -> Iterator[tuple[slice, ...]]:
+    """Boxes of about equal sides and at most so many voxels that cover a box; neighbours share `shared` voxels."""
+    pieces = [1] * len(sides)
+    room = list(sides)
+    while np.prod(room, dtype=np.int64) > voxels and max(room) > 1 + shared:
+        axis = room.index(max(room))
+        pieces[axis] += 1
+        room[axis] = -(-(sides[axis] - shared) // pieces[axis]) + shared
+    starts = [range(0, max(side - shared, 1), max(one - shared, 1)) for side, one in zip(sides, room, strict=True)]
+    for at in product(*starts):
+        yield tuple(slice(first, min(first + one, side)) for first, one, side in zip(at, room, sides, strict=True))

@@ -10,18 +10,20 @@ features, the features are taken and interpolated, and the head is applied to on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from .match import Box, Match, margins, match_grids, positions, reach
+from .cells import POINTS, Cells, top_class
+from .match import Box, Match, cuts, match_grids
+from .placing import blocks
 
 CHUNK_NUMBERS = 1 << 23  # scores at a time, 32 MiB of float32
-BLOCK_SHARE, POINTS_SHARE = 1 / 16, 1 / 128  # of it: voxels of the source, points to interpolate at a time
+BLOCK_SHARE = 1 / 16  # of it: voxels of the source at a time
+CELL_NUMBERS = 30  # what else is noted of a cell whose corners differ, as scores
+CELL_BYTES, BLOCK_BYTES, POINT_BYTES = 350, 80, 400  # of a cell, a voxel of the source, a point, at most
 
 
 @torch.inference_mode()
@@ -121,22 +123,23 @@ class Restoration:
             self._classes = len(self.scores_of(self._moved(values[:, :1, :1, :1])))
             self._labels = np.zeros(self.source_shape, np.uint8 if self._classes <= 256 else np.uint16)
         sides = [part.stop - part.start for part in box]
-        for cut in cuts(sides, max(1, self.chunk_numbers // self._classes), self.neighbours):
+        for cut in cuts(sides, _chunk_voxels(self._classes, self.chunk_numbers, self.neighbours > 0), self.neighbours):
             taken = (slice(None), *cut)
             part = self._moved(values[taken])
-            top = _top(self.scores_of(part))
+            scores = self.scores_of(part)
+            del part
             inside = [
                 slice(whole.start + one.start, whole.start + one.stop) for whole, one in zip(box, cut, strict=True)
             ]
             if self.match.axes is not None:
-                _copy(self.labels, top, [side.start for side in inside], self.match)
+                _copy(self.labels, top_class(scores), [side.start for side in inside], self.match)
             else:
-                self._interpolate(inside, part, top)
+                self._interpolate(inside, scores)
 
     def _moved(self, values: Tensor) -> Tensor:
         return values if self.device is None else values.to(self.device)
 
-    def _interpolate(self, box: Box, values: Tensor, top: Tensor) -> None:
+    def _interpolate(self, box: Box, scores: Tensor) -> None:
         """Label the source voxels whose cell of the network's grid has its corners in this box.
 
         Cell i of an axis reaches from centre i to centre i + 1; an axis of one voxel has one cell.
@@ -147,101 +150,33 @@ class Restoration:
         ]
         if any(side.stop <= side.start for side in cells):
             return
-        agreed = _agreed(top, self._classes)
-        around = reach(self.match, self.shape, self.source_shape, cells)
-        sides = [part.stop - part.start for part in around]
-        if min(sides) <= 0:
-            return
-        table: Tensor | None = None
-        for cut in cuts(sides, max(1, int(self.chunk_numbers * BLOCK_SHARE)), 0):
-            where = [
-                slice(whole.start + one.start, whole.start + one.stop) for whole, one in zip(around, cut, strict=True)
-            ]
-            at, corner, inside = self._located(where, cells, values.device)
-            size = tuple(part.stop - part.start for part in where)
-            found = agreed[corner[0], corner[1], corner[2]].expand(size)
-            inside = inside.expand(size)
-            mixed = ((found < 0) & inside).nonzero(as_tuple=True)
+        looked_at = Cells(scores)
+        room = max(1, int(self.chunk_numbers * BLOCK_SHARE))
+        for block in blocks(self.match, self.shape, self.source_shape, cells, looked_at.codes, room):
+            found = block.found
+            open_ = found < 0 if block.inside is None else (found < 0) & block.inside
+            mixed = open_.nonzero(as_tuple=True)
             if len(mixed[0]):
-                found = found.clone()
-                table = values.flatten(1).T.contiguous() if table is None else table
-                shares = [(one - low).expand(size)[mixed].float() for one, low in zip(at, corner, strict=True)]
-                below = [part.expand(size)[mixed] for part in corner]
-                found[mixed] = self._top_between(table, tuple(values.shape[1:]), below, shares).to(found.dtype)
-            view = self.labels[tuple(where)]
-            np.copyto(view, found.cpu().numpy().astype(view.dtype), where=inside.cpu().numpy())
-
-    def _located(
-        self, where: Sequence[slice], cells: Box, device: torch.device
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Coordinates of source voxels and the cells that they lie in, from the first cell of a box on; which of the
-        voxels belong to its cells."""
-        at, corner, inside = [], [], torch.ones((1, 1, 1), dtype=torch.bool, device=device)
-        for row, size, box in zip(self.match.matrix, self.shape, cells, strict=True):
-            position = positions(row, where, device)
-            below, above = margins(row)
-            inside = inside & (position >= -below) & (position <= size - 1 + above)
-            position = position.clamp_(0, size - 1)
-            number = position.floor().long().clamp_(max=max(size - 2, 0))
-            inside = inside & (number >= box.start) & (number < box.stop)
-            at.append(position.sub_(box.start))
-            corner.append(number.sub_(box.start).clamp_(0, box.stop - box.start - 1))
-        return at, corner, inside
-
-    def _top_between(
-        self, table: Tensor, size: tuple[int, ...], corners: Sequence[Tensor], shares: Sequence[Tensor]
-    ) -> Tensor:
-        """Class of the largest score at points of a box, interpolated linearly.
-
-        A point is a weighted sum of eight rows of a table (voxels, F), which is what `embedding_bag` computes in one
-        pass.
-        """
-        planes, rows, columns = size
-        top = torch.empty(len(corners[0]), dtype=torch.long, device=table.device)
-        step = max(1, int(self.chunk_numbers * POINTS_SHARE))
-        for first in range(0, len(top), step):
-            part = slice(first, first + step)
-            index = torch.zeros(1, 1, dtype=torch.long, device=table.device)
-            weights = torch.ones(1, 1, device=table.device)
-            for corner, above, side, stride in zip(
-                corners, shares, (planes, rows, columns), (rows * columns, columns, 1), strict=True
-            ):
-                low = corner[part]
-                ends = torch.stack([low, (low + 1).clamp(max=side - 1)], dim=1) * stride
-                pair = torch.stack([1 - above[part], above[part]], dim=1)
-                index = (index.unsqueeze(2) + ends.unsqueeze(1)).flatten(1)
-                weights = (weights.unsqueeze(2) * pair.unsqueeze(1)).flatten(1)
-            total = functional.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
-            top[part] = _top(self.scores_of(total.T.reshape(total.shape[1], -1, 1, 1))).flatten()
-        return top
+                found = found.clone() if block.inside is not None else found
+                shares = [share[mixed] for share in block.shares]
+                found[mixed] = looked_at.classes(-1 - found[mixed].long(), shares).int()
+            view = self.labels[block.where].transpose(block.order)
+            kept = True if block.inside is None else block.inside.cpu().numpy()
+            np.copyto(view, found.cpu().numpy(), where=kept, casting="unsafe")
 
 
 def working_bytes(classes: int, features: int, chunk_numbers: int = CHUNK_NUMBERS, *, interpolated: bool = True) -> int:
-    """What a restoration takes beside the labels while it looks at one chunk, at most."""
-    voxels = max(1, chunk_numbers // classes)
-    points = max(1, int(chunk_numbers * POINTS_SHARE))
-    scores = 8 * classes * voxels + (40 + 12 * features) * voxels  # the head's result may be put in order once more
-    if not interpolated:
-        return scores
-    block = 110 * max(1, int(chunk_numbers * BLOCK_SHARE))
-    return scores + block + points * (8 * classes + 8 * features + 200)
+    """What a restoration takes beside the labels while it looks at one chunk, at most: where no corners agree."""
+    voxels = _chunk_voxels(classes, chunk_numbers, interpolated)
+    if not interpolated:  # the head's result may be put in order once more
+        return voxels * (8 * classes + 12 * features + 40)
+    block = max(1, int(chunk_numbers * BLOCK_SHARE))
+    return voxels * (16 * classes + 12 * features + CELL_BYTES) + block * BLOCK_BYTES + min(block, POINTS) * POINT_BYTES
 
 
-def cuts(sides: Sequence[int], voxels: int, shared: int) -> Iterator[tuple[slice, ...]]:
-    """Boxes of about equal sides and at most so many voxels that cover a box; neighbours share `shared` voxels."""
-    pieces = [1] * len(sides)
-    room = list(sides)
-    while np.prod(room, dtype=np.int64) > voxels and max(room) > 1 + shared:
-        axis = room.index(max(room))
-        pieces[axis] += 1
-        room[axis] = -(-(sides[axis] - shared) // pieces[axis]) + shared
-    starts = [range(0, max(side - shared, 1), max(one - shared, 1)) for side, one in zip(sides, room, strict=True)]
-    for at in product(*starts):
-        yield tuple(slice(first, min(first + one, side)) for first, one, side in zip(at, room, sides, strict=True))
-
-
-def _top(scores: Tensor) -> Tensor:
-    return scores.max(dim=0).indices
+def _chunk_voxels(classes: int, chunk_numbers: int, interpolated: bool) -> int:
+    """Voxels of the network's grid that are looked at at a time."""
+    return max(1, chunk_numbers // (2 * (classes + CELL_NUMBERS) if interpolated else classes))
 
 
 def _copy(labels: np.ndarray, top: Tensor, origin: Sequence[int], match: Match) -> None:
@@ -260,13 +195,3 @@ def _copy(labels: np.ndarray, top: Tensor, origin: Sequence[int], match: Match) 
         block = np.take(block, range(taken[0], taken[1] + 1)[::sign], axis=axis)
     order = np.argsort([source_axis for source_axis, _ in match.axes])
     labels[tuple(target)] = block.transpose(order)
-
-
-def _agreed(top: Tensor, classes: int) -> Tensor:
-    """Per cell the class that all its corners have, -1 where they differ."""
-    agreed = top.to(torch.int16 if classes < 32768 else torch.int32)
-    for axis, size in enumerate(top.shape):
-        if size > 1:
-            low, high = agreed.narrow(axis, 0, size - 1), agreed.narrow(axis, 1, size - 1)
-            agreed = torch.where(low == high, low, -1)
-    return agreed

@@ -136,6 +136,7 @@ class Plan(Record):
         spacing_mm: grid that the network works on; None keeps each image's own.
         orientation: axis codes of the network's grid; None keeps the image's own (pictures).
         patch: three numbers; a slice model has 1 along the slice axis.
+        slices: that a slice model sees at a time, an odd number: 3 for a slice and its two neighbours (2.5D).
         mirror_axes: spatial axes (0, 1, 2 of `orientation`) that augmentation and test-time mirroring may flip.
         oversample_foreground: share of the patches that are centred on a foreground voxel.
         augmentation: strengths, by the names that transforms/augment.py documents; 0 turns one off.
@@ -156,6 +157,7 @@ class Plan(Record):
     bias_field: bool = False
     normalisation: list[Normalisation]
     patch: list[int] = Field(min_length=3, max_length=3)
+    slices: int = Field(default=1, ge=1)
     batch: int = Field(ge=1)
     network: Network
     mirror_axes: list[int] = Field(default_factory=list)
@@ -172,9 +174,10 @@ class Plan(Record):
     reasons: dict[str, str] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
-    def _without_the_usual_loss(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_the_usual(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = write(self)
-        return {key: value for key, value in values.items() if key != "loss" or value != "dice_ce"}
+        usual = {"loss": "dice_ce", "slices": 1}
+        return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
 
     @model_validator(mode="after")
     def _check(self) -> Plan:
@@ -187,6 +190,8 @@ class Plan(Record):
             raise ValueError(f"patch must hold positive numbers, found {self.patch}")
         if self.dims == 2 and 1 not in self.patch:
             raise ValueError(f"patch of a slice model (dims 2) must be 1 along the slice axis, found {self.patch}")
+        if self.slices % 2 == 0 or (self.slices > 1 and self.dims == 3):
+            raise ValueError(f"slices must be odd, and 1 unless dims is 2, found {self.slices} with dims {self.dims}")
         if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm must be positive, found {self.spacing_mm}")
         if self.orientation is not None and self.orientation not in ALL_AXIS_CODES:
@@ -197,6 +202,11 @@ class Plan(Record):
         if len(set(values)) != len(values):
             raise ValueError(f"labels must have different values, found {values}")
         return self
+
+    @property
+    def network_channels(self) -> int:
+        """Channels of the network's input: each of the image's with its neighbouring slices."""
+        return len(self.channels) * self.slices
 
     @property
     def slice_axis(self) -> int | None:

@@ -58,6 +58,8 @@ class Needs:
         classes: of the scores.
         section: the cross-section of the streamed volume.
         gpu: whether the network runs on an accelerator.
+        planes: of sums that are open at a time; as deep as a patch where it is 0.
+        beside: bytes of what is made of the scores beside labels: probabilities, uncertainty.
     """
 
     held: int
@@ -70,6 +72,8 @@ class Needs:
     section: CrossSection
     held_gpu: int = 0
     gpu: bool = False
+    planes: int = 0
+    beside: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ def _amounts(
     window, window_gpu = needs.window(batch)
     first, second = strips.largest
     plane = needs.channels * first * second * FLOAT_BYTES
-    sums = plane * needs.section.patch[needs.section.axis]
+    sums = plane * (needs.planes or needs.section.patch[needs.section.axis])
     # the last plane, together with the first of the next ones
     shared = needs.section.shared
     looked_at = working_bytes(needs.classes, needs.channels, chunk, interpolated=shared > 0)
@@ -201,6 +205,7 @@ def _amounts(
         "network": round(window * (KEPT_SHARE if keep else 1)),
         "sums": 0 if on_gpu else sums,
         "scores": 0 if needs.gpu else restoring,
+        "probabilities, uncertainty": needs.beside,
     }
     ram["slack"] = SLACK_BYTES + round(SLACK_SHARE * sum(ram.values()))
     if not needs.gpu:
@@ -209,7 +214,7 @@ def _amounts(
         "weights and libraries": needs.held_gpu,
         "network": window_gpu,
         "sums": sums if on_gpu else 0,
-        "scores": restoring,
+        "scores": restoring + needs.beside,
     }
     return _positive(ram), _positive(gpu)
 

@@ -41,6 +41,41 @@ def check_modality(volume: Volume, plan: Mapping[str, Any]) -> None:
         )
 
 
+def check_channel_names(found: Sequence[str], plan: Mapping[str, Any]) -> None:
+    """Refuse an input that names its channels, and names them in another order than the model's, or other modalities.
+
+    Args:
+        found: names that the input states; where it states none, or names that say nothing, there is nothing to hold.
+        plan: of the model.
+
+    Raises:
+        CaseError: `channels` or `modality`.
+    """
+    wanted = [str(name) for name in plan.get("channels", ())]
+    pairs = [(_spelled(one), _spelled(other)) for one, other in zip(found, wanted, strict=False)]
+    if len(found) != len(wanted) or all(one == other for one, other in pairs):
+        return
+    told = f"the input names its channels {', '.join(found)}, the model takes {', '.join(wanted)}"
+    if sorted(one for one, _ in pairs) == sorted(other for _, other in pairs):
+        raise CaseError(f"{told}, in this order; give them so", "channels")
+    if any(one != other and {one, other} <= COMPARABLE for one, other in pairs):
+        raise CaseError(f"{told}; predict it with a model for these", "modality")
+
+
+def noted_constant(volume: Volume) -> Volume:
+    """The volume, with a note where a channel has one value everywhere: nothing can be told apart there."""
+    notes = [
+        Entry("constant", f"every voxel of channel {number} is {float(channel.flat[0]):g}: its labels say nothing")
+        for number, channel in enumerate(volume.array)
+        if channel.size > 1 and _is_constant(_thinned(channel)) and _is_constant(channel)
+    ]
+    return replace(volume, notes=(*volume.notes, *notes)) if notes else volume
+
+
+def _is_constant(array: np.ndarray) -> bool:
+    return bool(array.min() == array.max())
+
+
 def _spelled(modality: str) -> str:
     word = modality.strip().upper()
     return SPELLINGS.get(word, word)

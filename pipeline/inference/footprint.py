@@ -56,17 +56,19 @@ def peak_of(call: Callable[[], object]) -> int | None:
 def window_bytes(scorer: Scorer, size: Sequence[int], batch: int) -> tuple[int, int]:
     """What a batch of windows takes while a scorer works on it, with what it gives: of the RAM, and of its GPU.
 
-    The windows are run twice, so that what the libraries load at first is not counted.
+    The windows are run twice: what libraries load at first, and what an engine then holds for good, is held by the
+    process and not counted. They are noise, on which an engine is checked.
 
     Args:
         scorer: of the windows.
         size: (C, *patch) of one.
         batch: windows at a time.
     """
+    draw = torch.Generator().manual_seed(0)
 
     @torch.inference_mode()
     def run() -> None:
-        scorer(torch.zeros(batch, *size))
+        scorer(torch.randn(batch, *size, generator=draw))
         if scorer.device.type == "cuda":
             torch.cuda.synchronize(scorer.device)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -15,6 +16,8 @@ from ...transforms.located import affine_of, plain
 from ...transforms.volume import Geometry, Volume
 from ..sizes import parse_bytes
 from .budget import Limits
+from .classes import Wanted
+from .modes import MARGIN_MM, Modes, several
 from .predictor import Model, loaded
 
 GEOMETRIC_FIELDS = (
@@ -30,9 +33,16 @@ def predict_volume(
     fold: str | int | None = None,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "auto",
     overlap: float | None = None,
     tta: bool | None = None,
     tiling: str = "blend",
+    classes: Wanted | None = None,
+    with_model: Sequence[Path | str] | Path | str = (),
+    coarse: Path | str | None = None,
+    margin: float = MARGIN_MM,
+    skip_background: bool = False,
+    views: str | Sequence[str] | None = None,
     network: str | None = None,
     memory: str | int | None = None,
     gpu_memory: str | int | None = None,
@@ -46,9 +56,16 @@ def predict_volume(
         fold: one fold; all are averaged without it.
         device: auto, cpu, cuda:0.
         precision: auto, float32, bf16, fp16.
+        engine: as for `predict`.
         overlap: of neighbouring windows; the plan's own when left out.
         tta: average over mirrored windows; the plan's own when left out.
         tiling: as for `predict`.
+        classes: as for `predict`.
+        with_model: as for `predict`.
+        coarse: as for `predict`.
+        margin: as for `predict`.
+        skip_background: as for `predict`.
+        views: as for `predict`.
         network: as for `predict`.
         memory: as for `predict`; what the process holds already is counted.
         gpu_memory: as for `predict`.
@@ -60,9 +77,18 @@ def predict_volume(
         CaseError: an image that the model cannot take.
         TypeError: an image of another kind.
     """
-    settings_of = {"fold": fold, "device": device, "precision": precision, "overlap": overlap, "tta": tta}
+    settings_of: dict[str, Any] = {"fold": fold, "device": device, "precision": precision, "engine": engine}
+    settings_of |= {"overlap": overlap, "tta": tta}
     limits = Limits(parse_bytes(memory, "--memory"), parse_bytes(gpu_memory, "--gpu-memory"))
-    predictor = loaded(model, network=network, tiling=tiling, limits=limits, **settings_of)
+    modes = Modes(
+        classes=classes,
+        with_models=several(with_model),
+        coarse=coarse,
+        margin_mm=margin,
+        skip_background=skip_background,
+        views=views,
+    )
+    predictor = loaded(model, network=network, tiling=tiling, limits=limits, modes=modes, **settings_of)
     volume, give_back = _as_volume(image)
     return give_back(predictor.labels(volume))
 

@@ -23,6 +23,7 @@ from ..archive.naming import relative
 from ..dataset.layouts import is_dataset, read_dataset
 from ..model_folder import ModelFolder
 from ..outcome import Failure
+from .checks import check_channel_names
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 FOLDS_FILE = "folds.json"
@@ -78,7 +79,7 @@ def gather(path: Path, model: ModelFolder, fold: str | None = None, options: Rea
     if is_dataset(path):
         return _of_dataset(path, model, fold, options)
     found = find_sources(path, options)
-    jobs, failures = _grouped(found, path, model.network.in_channels)
+    jobs, failures = _grouped(found, path, model.channels)
     failures = [*[_stopped(one.files, one.code, one.message, path) for one in found.stopped], *failures]
     if not jobs and not failures:
         reasons = f" (for example {found.listed[0].files[0].name}: {found.listed[0].reason})" if found.listed else ""
@@ -136,7 +137,8 @@ def _of_dataset(path: Path, model: ModelFolder, fold: str | None, options: ReadO
     jobs = []
     for case in cases:
         try:
-            sources = tuple(_sources_of(image, model.network.in_channels, options) for image in case.images)
+            check_channel_names(dataset.channels, model.plan)
+            sources = tuple(_sources_of(image, model.channels, options) for image in case.images)
             flat = [source for group in sources for source in group]
             jobs.append(Job((_named(flat[0], case.name), *flat[1:])))
         except CaseError as error:

@@ -7,29 +7,30 @@ bad case stops that case alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from ...errors import CaseError, UsageError
+from ...transforms.cores import alone
 from ...transforms.read_options import DEFAULT, ReadOptions
-from ...transforms.volume import Volume
-from ..archive.naming import case_names
+from ..archive.naming import case_names, relative
 from ..dataset.layouts import is_dataset
 from ..devices import keep_heap
-from ..identity import options_mark, salt_mark
+from ..identity import digest_of, options_mark, salt_mark
 from ..manifest import Outcome, OutputFolder, salt_of
 from ..refusals import refuse_overlap
 from ..sizes import parse_bytes
 from .budget import Limits
-from .cases import Task, predict_cases, read_case
+from .cases import Done, Task, stopped_by
 from .checks import check_fill
-from .export import check_target, suffix_of
-from .inputs import Inputs, Job, gather
-from .predictor import Model, Predictor, loaded
-from .reading import check_idle, check_reading
+from .classes import Wanted
+from .inputs import Inputs, gather
+from .label_files import beside, check_target, suffix_of
+from .modes import MARGIN_MM, Modes, several
+from .predictor import Model, Predictor
+from .work import arrange
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,18 @@ def predict(
     fold: str | int | None = None,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "auto",
     overlap: float | None = None,
     tta: bool | None = None,
     tiling: str = "blend",
+    classes: Wanted | None = None,
+    probabilities: bool = False,
+    uncertainty: bool = False,
+    with_model: Sequence[Path | str] | Path | str = (),
+    coarse: Path | str | None = None,
+    margin: float = MARGIN_MM,
+    skip_background: bool = False,
+    views: str | Sequence[str] | None = None,
     name: str | None = None,
     salt: Path | str | None = None,
     network: str | None = None,
@@ -55,22 +65,39 @@ def predict(
     memory: str | int | None = None,
     gpu_memory: str | int | None = None,
     workers: int | None = None,
+    scheduler: str | None = None,
+    tls_config: Path | str | None = None,
+    single_process: bool = False,
 ) -> Outcome:
     """Segment every volume behind `input`.
 
     Args:
-        model: model folder, or a loaded `Predictor` (whose own fold, device, precision, overlap, tta and tiling then
-            hold).
+        model: model folder, or a loaded `Predictor` (whose own fold, device, precision, engine, overlap, tta and tiling
+            then hold).
         input: a file, a folder that is walked to its leaves, or a data set.
         out: folder, or a `.nii.gz`, `.nii` or `.png` file where the input is one volume.
         fold: weights of one fold, and of a data set the validation cases of that fold; without it all folds are
             averaged and every image is predicted, with or without a label map.
-        device: auto, cpu, cuda:0.
+        device: auto (every GPU of the machine, or its CPU), cpu, cuda:0, or several with commas between.
         precision: auto, float32, bf16, fp16.
+        engine: torch; openvino, which auto takes on a CPU where it is installed; compile (torch.compile), tensorrt. All
+            are checked against torch on the first window; auto goes back to torch where one fails.
         overlap: of neighbouring windows; the plan's own when left out.
         tta: average over mirrored windows; the plan's own when left out.
         tiling: "blend" adds up overlapping windows; "exact" gives what one pass over the whole volume would, with
             networks whose logits depend on a bounded neighbourhood (batch norm or none, no attention over the window).
+        classes: names or label values, as a list or as "liver,spleen": what is written, the others as background.
+        probabilities: write those of the classes too, CASE_probabilities.b2nd, which `read_probabilities` reads.
+        uncertainty: map the entropy of the probabilities, CASE_uncertainty.nii.gz, and with several networks their
+            disagreement, CASE_disagreement.nii.gz; the means over what was found stand in the manifest, and a case
+            whose mean is above half a bit, or in which nothing was found, gets a note.
+        with_model: folders of further models with the same plan and labels; the scores of all folds of all models are
+            averaged, each with the same weight.
+        coarse: folder of a model that finds the region: the model works on its box alone, outside is background.
+        margin: millimetres around that region.
+        skip_background: windows that hold nothing but what the plan takes for background are not computed.
+        views: "axial", "coronal", "sagittal", several of them or "all": slicings of a 2D model whose scores are
+            averaged; the plan's own when left out.
         name: template of the outputs' names; by default the case id for DICOM and the base name for files.
         salt: text file with the salt of the case ids.
         network: `path/to/file.py:Class` again, where the model's network is a user's own.
@@ -79,11 +106,18 @@ def predict(
         options: how sources are read where the default would stop, or take everything.
         fill_nan: "min": voxels that are NaN or infinite get the least value of their channel; without it they stop
             their case.
-        memory: RAM of the process to stay within, as bytes or as "4GB"; each case is planned to fit, and refused where
-            it cannot. Cases are then read in turn.
-        gpu_memory: the same of the GPU; what is free there when left out.
-        workers: 1 reads and predicts in turn; with 2 or more, the default on a GPU, the next case is read while the
-            network works on this one.
+        memory: RAM to stay within with all processes, as bytes or as "4GB"; each case is planned to fit, and refused
+            where it cannot. On a cluster it is that of each worker.
+        gpu_memory: the same of each GPU; what is free there when left out.
+        workers: processes on this machine, each with the model and a fair part of cores and memory; one a GPU when left
+            out. One worker is the process itself, which reads the next case and writes the last one in threads beside
+            the network, where `memory` has room for that.
+        scheduler: address of a Dask cluster in the place of these; its workers find the same files under the same
+            paths, and take `auto` as the first GPU that they see. `precision` auto is what this machine would take.
+        tls_config: YAML file with ca-file, cert and key for it.
+        single_process: start no thread, worker or child process at all; only torch and its kernels have their threads
+            (`OMP_NUM_THREADS` is their number). Compressed DICOM is then decoded in this process too, where a codec
+            that crashes or hangs takes the run with it.
 
     Returns:
         Outcome whose cases are the label maps.
@@ -96,10 +130,36 @@ def predict(
     limits = Limits(parse_bytes(memory, "--memory"), parse_bytes(gpu_memory, "--gpu-memory"))
     keep_heap(limits.ram is None)
     check_fill(fill_nan)
-    settings_of = {"fold": fold, "device": device, "precision": precision, "overlap": overlap, "tta": tta}
-    predictor = loaded(model, network=network, tiling=tiling, limits=limits, **settings_of)
-    check_idle(predictor.limits)
+    work = arrange(
+        model,
+        device=device,
+        workers=workers,
+        scheduler=scheduler,
+        tls_config=tls_config,
+        single_process=single_process,
+        limits=limits,
+        fold=fold,
+        precision=precision,
+        engine=engine,
+        overlap=overlap,
+        tta=tta,
+        tiling=tiling,
+        network=network,
+        modes=Modes(
+            classes=classes,
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            with_models=several(with_model),
+            coarse=None if coarse is None else Path(coarse).absolute(),
+            margin_mm=margin,
+            skip_background=skip_background,
+            views=views,
+        ),
+    )
+    predictor = work.predictor
     root, target = Path(input), Path(out)
+    if scheduler is not None:  # workers of a cluster stand elsewhere
+        root, target = root.absolute(), target.absolute()
     refuse_overlap(root, target, walked=not is_dataset(root))
     chosen = None if fold is None else str(fold)
     inputs = gather(root, predictor.model, chosen, options)
@@ -110,36 +170,69 @@ def predict(
         "tta_axes": list(predictor.tta_axes),
         "precision": predictor.precision,
         **({"tiling": "exact"} if predictor.halo is not None else {}),
+        **predictor.mode_settings,
         "name": name,
         **({"read": options_mark(options)} if options != DEFAULT else {}),
         **({"fill_nan": fill_nan} if fill_nan else {}),
         "salt": salt_mark(salt),
     }
-    facts = {
-        "device": str(predictor.device),
-        "engine": "torch",
-        "threads": torch.get_num_threads(),
-        "limits": {name: amount for name, amount in asdict(predictor.limits).items() if amount is not None},
-    }
-    with OutputFolder(target, "predict", settings, overwrite, facts=facts) as folder:
+    work = work.for_cases(len(inputs.jobs))
+    with (
+        alone() if single_process else nullcontext(),
+        OutputFolder(target, "predict", settings, overwrite, facts=work.facts) as folder,
+    ):
         hashed = name is not None or any(job.kind == "dicom" for job in inputs.jobs)
         secret = salt_of(target, None if salt is None else Path(salt)) if hashed else ""
         tasks = _tasks(inputs, folder, secret, name)
         if preview:
             tasks = [replace(task, preview=folder.folder / "previews" / f"{task.case}.png") for task in tasks]
+        names = predictor.asked_files
+        if names:
+            tasks = [replace(one, beside=beside(one.target, one.case, one.job.kind, names)) for one in tasks]
+            _refuse_clashes(tasks)
+            if folder.single and not folder.records:
+                _refuse_foreign(tasks, overwrite=overwrite)
         folder.facts.update(listed=list(inputs.listed), rubbish=inputs.rubbish)
         for failure in inputs.failures:
             stopped = folder.fail(failure.case, failure.files, CaseError(failure.message, failure.code))
             log.warning("%s: stopped: %s", stopped.case, stopped.message)
-        limit = predictor.limits.ram
-        ahead = limit is None and (workers > 1 if workers is not None else predictor.device.type == "cuda")
-
-        def read(job: Job) -> Volume:
-            check_reading(job.sources, limit, options)
-            return read_case(job, options=options, fill_nan=fill_nan)
-
-        predict_cases(folder, tasks, inputs.root, predictor, read, ahead=ahead)
+        left = _left(folder, tasks)
+        work = work.for_cases(len(left))
+        with closing(work.results(left, options, fill_nan)) as results:
+            _keep(folder, results, len(left), inputs.root)
+        folder.facts["engine"] = work.facts["engine"]  # where it failed on the first window, torch did the work
         return folder.finish(listed=len(inputs.listed), rubbish=inputs.rubbish)
+
+
+def _left(folder: OutputFolder, tasks: Sequence[Task]) -> list[Task]:
+    """Tasks that no earlier run has done from the same inputs."""
+    left = []
+    for task in tasks:
+        try:
+            known = task.case in folder.records and all(path.is_file() for path in task.files)
+            done = known and folder.is_done(task.case, digest_of(task.job.on_disk))
+        except OSError:
+            done = False  # an input that cannot be read is stopped with the others
+        if not done:
+            left.append(task)
+    if len(left) < len(tasks):
+        log.info("%d of %d are there already", len(tasks) - len(left), len(tasks))
+    return left
+
+
+def _keep(folder: OutputFolder, results: Iterable[tuple[Task, Done | Exception]], total: int, root: Path) -> None:
+    """Records and failures of cases, as they come."""
+    for number, (task, done) in enumerate(results, start=1):
+        if isinstance(done, Exception):
+            stopped = stopped_by(done, task.job, root)
+            failure = folder.fail(task.case, [relative(file, root) for file in task.job.files], stopped)
+            log.warning("%s: stopped: %s", task.case, failure.message)
+            continue
+        folder.note(task.case, *done.entries)
+        if done.plan is not None:
+            folder.facts.setdefault("plans", {})[task.case] = done.plan
+        folder.record(task.case, done.files, done.inputs, done.numbers, seconds=done.seconds)
+        log.info("predicted %d of %d: %s", number, total, task.case)
 
 
 def _tasks(inputs: Inputs, folder: OutputFolder, salt: str, template: str | None) -> list[Task]:
@@ -166,12 +259,33 @@ def _tasks(inputs: Inputs, folder: OutputFolder, salt: str, template: str | None
     return tasks
 
 
+def _refuse_foreign(tasks: Sequence[Task], *, overwrite: bool) -> None:
+    """Beside an output that is one file, nothing is written over a file that is not ours."""
+    for path in (path for task in tasks for path in task.beside.values() if path.exists()):
+        if not overwrite:
+            raise UsageError(f"{path} exists and is not ours; use --overwrite or another file")
+
+
+def _refuse_clashes(tasks: Sequence[Task]) -> None:
+    """No file of a case has the name of another one's."""
+    seen: dict[Path, str] = {}
+    for task in tasks:
+        for path in task.files:
+            if seen.setdefault(path, task.case) != task.case:
+                raise UsageError(
+                    f"{path.name} would be written for the cases {seen[path]} and {task.case}; rename one of them, or "
+                    "give --name"
+                )
+    _refuse_inputs(tasks)
+
+
 def _refuse_inputs(tasks: Sequence[Task]) -> None:
     """Nothing is written over what is read, under whatever name: links are looked through, hard ones too."""
     identities = {_identity(file) for task in tasks for file in task.job.on_disk} - {None}
     for task in tasks:
-        if _identity(task.target) in identities:
-            raise UsageError(f"{task.target} is an input; nothing is written over what is read, choose another OUT")
+        for path in (task.target, *task.beside.values()):
+            if _identity(path) in identities:
+                raise UsageError(f"{path} is an input; nothing is written over what is read, choose another OUT")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -18,13 +18,22 @@ from ...transforms.volume import Volume
 from ..devices import memory_format, resolve_device, resolve_precision
 from ..model_folder import ModelFolder, load_network, read_model_folder, select_folds
 from .budget import UNLIMITED, Limits
+from .cascade import check_channels, segment_region
 from .checks import check_dimensions, check_modality
+from .classes import chosen_classes, kept_classes, written_values
+from .engines import Engine, TorchEngine, choose_engine
 from .exact import TILINGS
-from .export import to_values
-from .footprint import CONTEXT_BYTES, window_bytes
+from .footprint import CONTEXT_BYTES, resident, window_bytes
 from .halo import Halo, measure_halo
+from .label_files import PROBABILITIES, to_values
+from .members import MembersScorer, check_together, marks_of
+from .modes import PLAIN, Modes, check_modes
 from .scorer import NetworkScorer
-from .segmentation import Segmented, segment
+from .segmentation import OnPlan, Prepared, Segmented, prepare, segment
+from .sinks import Asked, ProbabilityTarget
+from .skipping import Range, background_of
+from .uncertainty import sum_up
+from .views import View, sliced, view_axes
 
 WINDOW_VOXELS = {"cpu": 1 << 16, "cuda": 1 << 21}  # windows of fewer voxels are put together up to this
 LARGEST_BATCH = 16
@@ -48,6 +57,15 @@ class Predictor:
         limits: of memory.
         measured: bytes of RAM and on the GPU that one window takes, and `window_batch` of them; empty where nothing is
             planned.
+        modes: what is asked for beside its label map.
+        only: numbers of the classes that are written, the others as background; all of them where it is empty.
+        others: models, and their folds, whose networks stand among `networks` too, behind its own.
+        coarse: that finds the region to which volumes are confined.
+        background: prepared values of each channel that are background; windows of nothing else are not computed.
+        view_axes: that slices are stacked along, where there are several slicings or another one than the plan's.
+        target: of a case's probabilities, where they are asked for.
+        kept: bytes of RAM that a case holds beside its plan.
+        engine: that runs the networks; torch where it is left out.
     """
 
     model: ModelFolder
@@ -62,6 +80,15 @@ class Predictor:
     halo: Halo | None = None
     limits: Limits = UNLIMITED
     measured: tuple[tuple[int, int], ...] = ()
+    modes: Modes = PLAIN
+    only: tuple[int, ...] = ()
+    others: tuple[tuple[ModelFolder, tuple[str, ...]], ...] = ()
+    coarse: Predictor | None = None
+    background: tuple[Range, ...] = ()
+    view_axes: tuple[int, ...] = ()
+    target: ProbabilityTarget | None = None
+    kept: int = 0
+    engine: Engine | None = None
 
     @property
     def patch(self) -> tuple[int, ...]:
@@ -70,31 +97,106 @@ class Predictor:
 
     @property
     def values(self) -> tuple[int, ...]:
-        """Label value of each class."""
-        return tuple(label.value for label in self.model.labels)
+        """Label value of each class as it is written: 0 for one that is not asked for."""
+        return written_values(self.model.labels, self.only)
 
     @property
     def classes(self) -> dict[int, str]:
-        """Name of each label value."""
-        return {label.value: label.name for label in self.model.labels}
+        """Name of each label value that is written."""
+        asked = [label for number, label in enumerate(self.model.labels) if not self.only or number in self.only]
+        return {label.value: label.name for label in asked}
+
+    @property
+    def mode_settings(self) -> dict[str, Any]:
+        """What the modes add to the settings that decide the results; empty for plain ones."""
+        modes = self.modes
+        coarse = None if self.coarse is None else marks_of(self.coarse.model, self.coarse.folds)
+        known = {
+            "classes": [self.model.labels[number].name for number in self.only],
+            "with_models": [marks_of(model, folds) for model, folds in self.others],
+            "coarse": coarse,
+            "margin_mm": modes.margin_mm if coarse else None,
+            "skip_background": bool(self.background),
+            "views": list(self.view_axes),
+            "probabilities": modes.probabilities,
+            "uncertainty": modes.uncertainty,
+        }
+        return {name: value for name, value in known.items() if value}
+
+    @property
+    def asked_files(self) -> tuple[str, ...]:
+        """Names of what is written beside a label map."""
+        maps = ("uncertainty", "disagreement")[: min(self.members, 2)] if self.modes.uncertainty else ()
+        return (*((PROBABILITIES,) if self.modes.probabilities else ()), *maps)
+
+    @property
+    def slices(self) -> int:
+        """That a slice network sees at a time, of each channel."""
+        return int(self.model.plan.get("slices", 1))
+
+    @property
+    def asked(self) -> Asked:
+        """What a pass over a volume gives beside labels."""
+        return Asked(self.members, self.modes.uncertainty, self.target)
+
+    @property
+    def members(self) -> int:
+        """Networks whose scores are kept apart: all, where their disagreement is asked for."""
+        return len(self.networks) if self.modes.uncertainty else 1
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """How the prepared image is cut into windows: the plan's slicing, or those that are averaged."""
+        own = View(self.networks, self.patch, self.tta_axes, getattr(self.networks[0], "axis", None))
+        return tuple(own if axis == own.axis else sliced(own, axis) for axis in self.view_axes) or (own,)
 
     def labels(self, volume: Volume) -> np.ndarray:
         """Label values (*volume.geometry.shape) of a volume, on its own grid; `segment` says more of them."""
         return self.segment(volume).labels
 
-    def segment(self, volume: Volume) -> Segmented:
+    def prepare(self, volume: Volume) -> Volume | Prepared:
+        """What `segment` takes, checked, and prepared where no limit of RAM stands against it; may run in a thread.
+
+        Raises:
+            CaseError: another modality, dimension or channels than the model takes; voxels that are not finite.
+        """
+        check_modality(volume, self.model.plan)
+        check_dimensions(volume, self.model.network.spatial_dims, self.patch)
+        return prepare(self, volume) if self.limits.ram is None and self.coarse is None else volume
+
+    def segment(
+        self, image: Volume | Prepared, on_plan: OnPlan | None = None, probabilities: Path | None = None
+    ) -> Segmented:
         """Label values (*volume.geometry.shape) of a volume, on its own grid, and how they came about.
 
         Memory: the prepared image or none of it, the sums of one slab, the label map; within `limits` in all.
+
+        Args:
+            image: the volume, or what `prepare` made of it.
+            on_plan: is told how the case is done, before its network starts.
+            probabilities: the file that they are written to, where they are wanted.
 
         Raises:
             CaseError: another modality, dimension, channels or values than the model takes; voxels or scores that
                 are not finite; nothing fits into the limits.
         """
-        check_modality(volume, self.model.plan)
-        check_dimensions(volume, self.model.network.spatial_dims, self.patch)
-        found = segment(self, volume)
-        return replace(found, labels=to_values(found.labels, self.values))
+        volume = image.volume if isinstance(image, Prepared) else image
+        target = None
+        if probabilities is not None:
+            kept = kept_classes(self.model.labels, self.only)
+            target = ProbabilityTarget(probabilities, kept, volume.geometry)
+        if self.coarse is not None:
+            found = segment_region(replace(self, coarse=None, target=target), self.coarse, volume, on_plan)
+        else:
+            ready = image if isinstance(image, Prepared) else self.prepare(image)
+            found = segment(replace(self, target=target) if target else self, ready, on_plan)
+        if self.engine is not None:
+            found = replace(found, notes=(*found.notes, *self.engine.notes()))
+        labels = to_values(found.labels, self.values)
+        if not self.modes.uncertainty:
+            return replace(found, labels=labels)
+        numbers, notes = sum_up(labels, found.maps, len(self.model.labels))
+        return replace(found, labels=labels, numbers=numbers, notes=(*found.notes, *notes))
 
     def window_bytes(self, batch: int) -> tuple[int, int]:
         """What so many windows take, in RAM and on the GPU, as it was measured."""
@@ -121,14 +223,16 @@ class Predictor:
         """The predictor on another device, with its networks, which are moved and not copied."""
         networks = tuple(network.to(device) for network in self.networks)
         known = self.precision if (self.precision, device.type) != ("fp16", "cpu") else "auto"
-        moved = replace(self, networks=networks, device=device, precision=resolve_precision(known, device))
+        precision = resolve_precision(known, device)
+        engine = TorchEngine(device, precision)
+        moved = replace(self, networks=networks, device=device, precision=precision, engine=engine)
         return moved.with_limits(self.limits)
 
     def with_limits(self, limits: Limits) -> Predictor:
         """The predictor with what it may take; what its windows take is measured."""
         if limits.ram is None and self.device.type != "cuda":
             return replace(self, limits=limits, measured=())
-        size, batch = (self.model.network.in_channels, *self.patch), self.window_batch
+        size, batch = (self.model.network.in_channels, *self.views[0].patch), self.window_batch
         found = replace(self, limits=limits, measured=())
         while batch >= 1:
             try:
@@ -139,9 +243,21 @@ class Predictor:
         return found
 
     @property
+    def engine_facts(self) -> dict[str, str]:
+        """Name, version and precision of what runs the networks."""
+        return (self.engine or TorchEngine(self.device, self.precision)).facts
+
+    @property
     def scorer(self) -> NetworkScorer:
-        """What windows become."""
-        return NetworkScorer(self.networks, tta_axes=self.tta_axes, device=self.device, precision=self.precision)
+        """What windows become, in the first view."""
+        return self.scorer_of(self.views[0])
+
+    def scorer_of(self, view: View) -> NetworkScorer:
+        """What windows of a view become."""
+        kind = NetworkScorer if self.members == 1 else MembersScorer
+        return kind(
+            view.networks, tta_axes=view.tta_axes, device=self.device, precision=self.precision, engine=self.engine
+        )
 
 
 def load_predictor(
@@ -156,6 +272,8 @@ def load_predictor(
     window_batch: int | None = None,
     tiling: str = "blend",
     limits: Limits = UNLIMITED,
+    modes: Modes = PLAIN,
+    engine: str = "auto",
 ) -> Predictor:
     """Load a model folder for prediction.
 
@@ -171,9 +289,12 @@ def load_predictor(
         tiling: "blend" adds up overlapping windows; "exact" gives what one pass over the whole volume would, with
             networks whose logits depend on a bounded neighbourhood.
         limits: of memory; none when left out.
+        modes: what is asked for beside the label map of this model.
+        engine: auto, torch, compile, openvino, tensorrt.
 
     Raises:
-        UsageError: no such folder, fold, device; an overlap outside [0, 1); a network that cannot be tiled exactly.
+        UsageError: no such folder, fold, device, class; an engine that cannot be had; an overlap outside [0, 1); a
+            network that cannot be tiled exactly; modes that do not go together.
         UnsafeInputError: weights that must not be opened.
     """
     model = model if isinstance(model, ModelFolder) else read_model_folder(model)
@@ -187,24 +308,56 @@ def load_predictor(
         raise UsageError(f"--overlap {overlap:g}: windows share a part of themselves, from 0 to below 1")
     if len(plan.get("patch", ())) != 3:
         raise UsageError(f"{model.folder}: its plan has patch {plan.get('patch')!r}, expected three numbers")
+    check_modes(modes, model, tiling)
     mirror = bool(plan.get("tta", True)) if tta is None else tta
     folds = select_folds(model, fold)
     networks = [load_network(model, name, network=network).to(chosen).eval() for name in folds]
+    others = [(other, select_folds(other, fold)) for other in map(read_model_folder, modes.with_models)]
+    for other, names in others:
+        check_together(model, other)
+        own = network if other.network.code_sha256 else None
+        networks += [load_network(other, name, network=own).to(chosen).eval() for name in names]
+    axes = [set(one.plan.get("mirror_axes", ())) for one in (model, *(other for other, _ in others))]
+    coarse: Predictor | None = None
+    if modes.coarse is not None:
+        finder = read_model_folder(modes.coarse)
+        check_channels(model, finder)
+        own = network if finder.network.code_sha256 else None
+        coarse = load_predictor(
+            finder, device=device, precision=precision, network=own, limits=limits, engine=engine
+        )
     layout = memory_format(model.network.spatial_dims)
     # what a chain does to label maps has nothing to do here
     steps = [step for step in model.preprocessing or preprocessing_steps(**plan) if step["name"] not in LABELS]
     room = WINDOW_VOXELS[chosen.type] // math.prod(plan["patch"])
+    word = resolve_precision(precision, chosen)
+    exact = tiling == "exact"
     predictor = Predictor(
         model=model,
         folds=folds,
         networks=tuple(one.to(memory_format=layout) for one in networks),
         chain=build_chain(steps, keys=("image",)),
         overlap=overlap,
-        tta_axes=tuple(plan.get("mirror_axes", ())) if mirror else (),
+        tta_axes=tuple(sorted(set.intersection(*axes), key=list(plan.get("mirror_axes", ())).index)) if mirror else (),
         device=chosen,
-        precision=resolve_precision(precision, chosen),
+        precision=word,
         window_batch=window_batch or max(1, min(LARGEST_BATCH, room)),
-        halo=measure_halo(networks) if tiling == "exact" else None,
+        halo=measure_halo(networks) if exact else None,
+        modes=modes,
+        only=() if modes.classes is None else chosen_classes(model.labels, modes.classes),
+        others=tuple(others),
+        coarse=coarse,
+        background=background_of(model) if modes.skip_background else (),
+        view_axes=() if modes.views is None else view_axes(model, modes.views),
+        engine=choose_engine(
+            engine,
+            networks,
+            device=chosen,
+            precision=word,
+            patch=plan["patch"],
+            room=None if limits.ram is None else limits.ram - resident(),
+            exact=exact,
+        ),
     )
     return predictor.with_limits(limits)
 
@@ -212,6 +365,14 @@ def load_predictor(
 Model = Predictor | ModelFolder | Path | str
 
 
-def loaded(model: Model, **options: Any) -> Predictor:
-    """A predictor as it is, or the one of a model folder; options are those of `load_predictor`."""
-    return model if isinstance(model, Predictor) else load_predictor(model, **options)
+def loaded(model: Model, *, modes: Modes = PLAIN, **options: Any) -> Predictor:
+    """A predictor as it is, or the one of a model folder; options are those of `load_predictor`.
+
+    Raises:
+        UsageError: modes beside a predictor, which has its own.
+    """
+    if not isinstance(model, Predictor):
+        return load_predictor(model, modes=modes, **options)
+    if modes != PLAIN:
+        raise UsageError("a loaded Predictor has its own modes; give them to load_predictor(..., modes=Modes(...))")
+    return model

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...networks.base import SegmentationNetwork
-from ..devices import autocast, memory_format
+from .engines import Engine, TorchEngine
 
 Head = Callable[[Tensor], Tensor]
 
@@ -57,6 +57,7 @@ class NetworkScorer:
         tta_axes: spatial axes that windows are also mirrored along, in all combinations.
         device: where the networks are.
         precision: resolved word, of the networks' arithmetic; the average is float32.
+        engine: that runs the networks, for that device and precision; torch when left out.
 
     Raises:
         ValueError: no network.
@@ -69,6 +70,7 @@ class NetworkScorer:
         tta_axes: Sequence[int] = (),
         device: torch.device | str = "cpu",
         precision: str = "float32",
+        engine: Engine | None = None,
     ) -> None:
         if not networks:
             raise ValueError("segmenting needs at least one network, got an empty list")
@@ -76,6 +78,7 @@ class NetworkScorer:
         self.tta_axes = tuple(tta_axes)
         self.precision = precision
         self._device = torch.device(device)
+        self.engine = TorchEngine(self._device, precision) if engine is None else engine
         self._head = blended_head(networks)
 
     @property
@@ -101,28 +104,26 @@ class NetworkScorer:
     @property
     def unmirrored(self) -> NetworkScorer:
         """The same without mirroring."""
-        return NetworkScorer(self.networks, device=self.device, precision=self.precision)
+        return NetworkScorer(self.networks, device=self.device, precision=self.precision, engine=self.engine)
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, C, *patch) to (N, channels, *patch), float32, on the device."""
         windows = windows.to(self.device, torch.float32)
         axes = [axis for axis in self.tta_axes if windows.shape[axis + 2] > 1]
         mirrors = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
-        layout = memory_format(windows.ndim - 2)
+        features = self.head is not None
         parts: list[Tensor] = []
         for number, axis in product(range(len(self.networks)), mirrors):
             dims = [at + 2 for at in axis]
-            seen = (windows.flip(dims) if dims else windows).contiguous(memory_format=layout)
-            with autocast(self.device, self.precision):
-                network = self.networks[number]
-                found = network(seen) if self.head is None else network.features(seen)
+            seen = windows.flip(dims) if dims else windows
+            found = self.engine(self.networks[number], seen, features=features)
             found = (found.flip(dims) if dims else found).float()
-            into = 0 if self.head is None else number  # features of several networks stay apart
+            into = number if features else 0  # features of several networks stay apart
             if into == len(parts):
                 parts.append(found)
             else:
                 parts[into] = parts[into] + found
-        count = len(mirrors) * (len(self.networks) if self.head is None else 1)
+        count = len(mirrors) * (1 if features else len(self.networks))
         total = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return total if count == 1 else total / count
 

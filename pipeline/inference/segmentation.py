@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +18,9 @@ import torch
 from ...errors import CaseError, UsageError
 from ...transforms.blockwise import BlockwiseImage, blockwise
 from ...transforms.chains import run_chain
+from ...transforms.context import neighbours
 from ...transforms.located import affine_of, plain
-from ...transforms.restore import Restoration, match_grids
+from ...transforms.restore import match_grids
 from ...transforms.volume import Entry, Volume
 from ..devices import keep_heap
 from .budget import Needs, Plan, make_plan, make_tile_plan
@@ -29,8 +29,11 @@ from .fallback import CarefulScorer, first_that_fits
 from .footprint import give_back, resident
 from .halo import Halo
 from .scorer import Scorer
-from .stitch import Image, scores_of, stream_axis, sum_planes
+from .sinks import Made, Sinks, bytes_beside, map_bytes, planes_held, voxels_across
+from .skipping import SkippingScorer
+from .stitch import Image, sum_planes
 from .strips import CrossSection
+from .views import View, averaged, stream_axis_of
 
 if TYPE_CHECKING:
     from .predictor import Predictor
@@ -47,12 +50,16 @@ class Segmented:
     Args:
         labels: of every voxel of the volume (*geometry.shape).
         notes: what a reader of the result should know.
-        plan: how it was done.
+        plan: how it was done; None where no network was needed.
+        maps: what was asked for beside it, by name: uint8 of the same shape, in steps of 1/255.
+        numbers: of the case, for its record.
     """
 
     labels: np.ndarray
     notes: tuple[Entry, ...]
-    plan: Plan
+    plan: Plan | None
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    numbers: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,35 +95,52 @@ class Prepared:
         shape, affine = [self.shape[at] for at in self.order], self.affine[:, [*self.order, 3]]
         return shape, affine, (*grid.shape, 1)[:3], grid.affine
 
-    def restoration(self, scorer: Scorer, chunk_numbers: int, *, headed: bool) -> Restoration:
-        """The way back, for sums in front of the scorer's head or for scores behind it."""
-        scores = partial(scores_of, scorer) if headed else None
-        return Restoration(*self.grids, scores_of=scores, device=scorer.device, chunk_numbers=chunk_numbers)
+
+OnPlan = Callable[[Plan], None]
 
 
-def segment(predictor: Predictor, volume: Volume) -> Segmented:
+def prepare(predictor: Predictor, volume: Volume) -> Prepared:
+    """The image as the network takes it, ahead of `segment`; only where no limit of RAM is planned for.
+
+    Raises:
+        CaseError: an image that the chain refuses.
+    """
+    prepared = _prepared(predictor, volume)
+    if isinstance(prepared.image, BlockwiseImage) and _is_kept(predictor, prepared.image):
+        return replace(prepared, image=prepared.image.whole())
+    return prepared
+
+
+def segment(predictor: Predictor, image: Volume | Prepared, on_plan: OnPlan | None = None) -> Segmented:
     """Classes of a volume on its own grid.
+
+    Args:
+        predictor: the model.
+        image: the volume, prepared or not.
+        on_plan: is told how the case is done, before its network starts.
 
     Raises:
         CaseError: an image that the chain refuses; scores that are not finite; nothing fits into the limits (`memory`).
     """
     limited = predictor.limits.ram is not None
     if not limited:
-        return _segmented(predictor, volume)
+        return _segmented(predictor, image, on_plan)
     give_back()
     try:
-        return _segmented(predictor, volume)
+        return _segmented(predictor, image, on_plan)
     finally:
         keep_heap(False)
         give_back()
 
 
-def _segmented(predictor: Predictor, volume: Volume) -> Segmented:
-    prepared = _prepared(predictor, volume)
+def _segmented(predictor: Predictor, image: Volume | Prepared, on_plan: OnPlan | None) -> Segmented:
+    prepared = image if isinstance(image, Prepared) else _prepared(predictor, image)
     plan = _plan(predictor, prepared)
     if predictor.measured:
         log.info("memory: %s", plan)
         keep_heap(plan.keep_heap)
+    if on_plan is not None:
+        on_plan(plan)
     if plan.whole_image and isinstance(prepared.image, BlockwiseImage):
         prepared = replace(prepared, image=prepared.image.whole())
     return _with_less(predictor, prepared, plan)
@@ -131,7 +155,8 @@ def _prepared(predictor: Predictor, volume: Volume) -> Prepared:
         _check_chain(predictor, volume)
         made = run_chain(predictor.chain, {"image": volume})["image"]
         image, affine = plain(made).float(), affine_of(made)
-    return Prepared(image, affine, volume, stream_axis([int(side) for side in image.shape[1:]], predictor.patch))
+    patches = [view.patch for view in predictor.views]
+    return Prepared(image, affine, volume, stream_axis_of([int(side) for side in image.shape[1:]], patches))
 
 
 def _check_chain(predictor: Predictor, volume: Volume) -> None:
@@ -150,6 +175,14 @@ def _check_chain(predictor: Predictor, volume: Volume) -> None:
         )
 
 
+def _is_kept(predictor: Predictor, image: BlockwiseImage) -> bool:
+    """Whether an image is better prepared once, where there is room.
+
+    An interpolated voxel would be made once for each window that it lies in; a GPU must not wait for its windows.
+    """
+    return image.resampled or predictor.device.type != "cpu"
+
+
 def _plan(predictor: Predictor, prepared: Prepared) -> Plan:
     """How the case is done; what is usual where nothing was measured.
 
@@ -158,11 +191,10 @@ def _plan(predictor: Predictor, prepared: Prepared) -> Plan:
     """
     image = prepared.image
     in_boxes = isinstance(image, BlockwiseImage)
-    # an interpolated voxel would be made once for each window that it lies in; a GPU must not wait for its windows
-    keep = isinstance(image, BlockwiseImage) and (image.resampled or predictor.device.type != "cpu")
+    keep = isinstance(image, BlockwiseImage) and _is_kept(predictor, image)
     section = CrossSection(
         shape=prepared.shape,
-        patch=predictor.patch,
+        patch=predictor.views[0].patch,
         overlap=predictor.overlap,
         axis=prepared.axis,
         shared=0 if match_grids(*prepared.grids).axes is not None else 1,
@@ -173,16 +205,18 @@ def _plan(predictor: Predictor, prepared: Prepared) -> Plan:
     if limits.gpu is None and predictor.device.type == "cuda":
         free = int(torch.cuda.mem_get_info(predictor.device)[0]) + predictor.held_gpu
         limits = replace(limits, gpu=free)
-    scorer = predictor.scorer
+    scorer, asked = predictor.scorer, predictor.asked
     needs = Needs(
         held=resident(),
         image=math.prod(image.shape) * 4 if keep else 0,
         in_boxes=in_boxes,
-        labels=math.prod(prepared.volume.geometry.shape) * predictor.label_bytes,
+        labels=math.prod(prepared.volume.geometry.shape) * (predictor.label_bytes + map_bytes(asked)) + predictor.kept,
         window=predictor.window_bytes,
-        channels=scorer.channels,
+        channels=scorer.channels + (1 if predictor.background else 0),
         classes=scorer.classes,
         section=section,
+        planes=planes_held([view.patch for view in predictor.views], prepared.axis),
+        beside=bytes_beside(scorer, asked, voxels_across(prepared.shape, prepared.axis)),
         held_gpu=predictor.held_gpu,
         gpu=predictor.device.type != "cpu",
     )
@@ -194,53 +228,72 @@ def _plan(predictor: Predictor, prepared: Prepared) -> Plan:
 def _with_less(predictor: Predictor, prepared: Prepared, plan: Plan) -> Segmented:
     """The case under its plan, or with less where the accelerator runs out of memory."""
     notes: list[Entry] = []
-    roads: list[tuple[str, Callable[[], np.ndarray]]] = [("", lambda: _classes(predictor, prepared, plan, notes))]
+    roads: list[tuple[str, Callable[[], Made]]] = [("", lambda: _made(predictor, prepared, plan, notes))]
     if predictor.device.type != "cpu":
         less = replace(plan, sums_on_gpu=False)
         if plan.sums_on_gpu:
-            roads.append(("the sums were kept in RAM", lambda: _classes(predictor, prepared, less, notes)))
+            roads.append(("the sums were kept in RAM", lambda: _made(predictor, prepared, less, notes)))
         roads.append(("it was done on the CPU", lambda: _on_cpu(predictor, prepared, less, notes)))
-    return Segmented(first_that_fits(roads, notes), tuple(notes), plan)
+    made = first_that_fits(roads, notes)
+    return Segmented(made.labels, tuple(notes), plan, made.maps)
 
 
-def _on_cpu(predictor: Predictor, prepared: Prepared, plan: Plan, notes: list[Entry]) -> np.ndarray:
+def _on_cpu(predictor: Predictor, prepared: Prepared, plan: Plan, notes: list[Entry]) -> Made:
     """The case without the accelerator, to which the networks go back."""
     try:
         moved = predictor.moved_to(torch.device("cpu"))
         if moved.measured:
             plan = _plan(moved, prepared)
             log.info("memory: %s", plan)
-        return _classes(moved, prepared, plan, notes)
+        return _made(moved, prepared, plan, notes)
     finally:
         for network in predictor.networks:
             network.to(predictor.device)
 
 
-def _classes(predictor: Predictor, prepared: Prepared, plan: Plan, notes: list[Entry]) -> np.ndarray:
-    """Classes on the grid of the source."""
+def _made(predictor: Predictor, prepared: Prepared, plan: Plan, notes: list[Entry]) -> Made:
+    """Classes, and what else is asked for, on the grid of the source."""
     if predictor.halo is not None:
-        return _exact_classes(predictor, predictor.halo, prepared, plan)
-    careful = CarefulScorer(predictor.scorer, notes)
-    restoration = prepared.restoration(careful, plan.chunk_numbers, headed=True)
+        return _exactly_made(predictor, predictor.halo, prepared, plan)
+    skipping: list[SkippingScorer] = []
+    streamed: list[tuple[Scorer, View]] = []
+    for number, view in enumerate(predictor.views):
+        scorer: Scorer = CarefulScorer(predictor.scorer_of(view) if number else predictor.scorer, notes)
+        if predictor.background:
+            scorer = SkippingScorer(scorer, predictor.background, predictor.members)
+            skipping.append(scorer)
+        streamed.append((scorer, view))
+    sinks = Sinks(prepared.grids, streamed[0][0], predictor.asked, chunk_numbers=plan.chunk_numbers, headed=True)
     for part in plan.strips.parts:
-        planes = sum_planes(
-            careful,
-            prepared.image,
-            patch=predictor.patch,
-            overlap=predictor.overlap,
-            window_batch=plan.window_batch,
-            axis=prepared.axis,
-            part=part,
-            sums_on=_sums_on(predictor, plan),
-        )
-        for where, sums in planes:
-            restoration.add(where, sums, part)
-    return restoration.labels.reshape(prepared.volume.geometry.shape)
+        streams = [
+            sum_planes(
+                scorer,
+                _seen(predictor, prepared.image, view),
+                patch=view.patch,
+                overlap=predictor.overlap,
+                window_batch=plan.window_batch,
+                axis=prepared.axis,
+                part=part,
+                sums_on=_sums_on(predictor, plan),
+            )
+            for scorer, view in streamed
+        ]
+        for where, sums in averaged(streams):
+            sinks.add(where, sums, part)
+            del sums  # a view of the sums, which are gone before those of the next part are made
+            if not plan.keep_heap:
+                give_back()  # the holes that a row of windows leaves in the heap would grow from row to row
+    if skipping:
+        seen, skipped = sum(one.seen for one in skipping), sum(one.skipped for one in skipping)
+        detail = f"{skipped} of {seen} windows held only background and were not computed"
+        notes.append(Entry("skipped-background", detail))
+        log.info("%s", detail)
+    return sinks.made(prepared.volume.geometry.shape)
 
 
-def _exact_classes(predictor: Predictor, halo: Halo, prepared: Prepared, plan: Plan) -> np.ndarray:
+def _exactly_made(predictor: Predictor, halo: Halo, prepared: Prepared, plan: Plan) -> Made:
     """The same by exact tiles, which are planned on their own."""
-    scorer, most = predictor.scorer, default_limit(predictor.device)
+    scorer, room = predictor.scorer, plan.tile_bytes
     try:
         tiling = choose_tiles(
             scorer,
@@ -248,18 +301,24 @@ def _exact_classes(predictor: Predictor, halo: Halo, prepared: Prepared, plan: P
             prepared.shape,
             patch=predictor.patch,
             overlap=predictor.overlap,
-            limit_bytes=most if plan.tile_bytes is None else min(most, plan.tile_bytes),
+            limit_bytes=None if room is None else min(room, default_limit(predictor.device)),
         )
     except UsageError as error:
-        if plan.tile_bytes is None:
+        if room is None:
             raise
         raise CaseError(f"{error}; within --memory and --gpu-memory there is no more for a tile", "memory") from error
     prepared = replace(prepared, axis=tiling.axis)
-    restoration = prepared.restoration(scorer, plan.chunk_numbers, headed=False)
-    planes = exact_planes(scorer.unmirrored, prepared.image, tiling, slab_on=_sums_on(predictor, plan))
+    sinks = Sinks(prepared.grids, scorer, predictor.asked, chunk_numbers=plan.chunk_numbers, headed=False)
+    image = _seen(predictor, prepared.image, predictor.views[0])
+    planes = exact_planes(scorer.unmirrored, image, tiling, slab_on=_sums_on(predictor, plan))
     for where, scores in planes:
-        restoration.add(where, scores)
-    return restoration.labels.reshape(prepared.volume.geometry.shape)
+        sinks.add(where, scores)
+    return sinks.made(prepared.volume.geometry.shape)
+
+
+def _seen(predictor: Predictor, image: Image, view: View) -> Image:
+    """The image as the networks of a view see it: each slice with its neighbours, where they take them."""
+    return image if view.axis is None else neighbours(image, view.axis, predictor.slices)
 
 
 def _sums_on(predictor: Predictor, plan: Plan) -> torch.device:

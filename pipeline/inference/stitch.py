@@ -10,7 +10,7 @@ its own, with all windows that touch it: what comes out is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from ...errors import CaseError
 from ...networks.base import SegmentationNetwork
+from ...transforms.cells import top_class
 from ..devices import resolve_precision
 from .scorer import NetworkScorer, Scorer, evaluating
 from .windows import WindowGrid
@@ -46,7 +47,7 @@ class Image(Protocol):
 @torch.inference_mode()
 def segment(
     network: Network,
-    image: Tensor,
+    image: Image,
     *,
     patch: Sequence[int],
     overlap: float = 0.5,
@@ -67,7 +68,7 @@ def segment(
         device: where the network is.
         precision: of the network's arithmetic; the sums are float32.
         window_batch: windows at a time.
-        blending: "gaussian" or "constant" weights.
+        blending: "gaussian", "constant" or "centre" weights.
 
     Returns:
         Classes (X, Y, Z), uint8, or uint16 with more than 256 classes; at a tie the lower class.
@@ -113,7 +114,7 @@ def score_planes(
         patch: of one window.
         overlap: part of a window that its neighbour covers too.
         window_batch: windows at a time.
-        blending: "gaussian" or "constant" weights.
+        blending: "gaussian", "constant" or "centre" weights.
         axis: the spatial axis that is streamed; `stream_axis` gives the one that needs least memory.
         part: of the other axes, where not the whole planes are wanted; the scores are those of the whole ones.
         sums_on: the device of the sums; the scorer's when left out.
@@ -168,7 +169,7 @@ def sum_planes(
     wanted = [slice(0, side) for side in grid.shape]  # in voxels of the padded image
     for at, side in zip(others, part, strict=True):
         wanted[at] = slice(before[at] + side.start, before[at] + side.stop)
-    windows = _scored_windows(scorer, image, grid, window_batch, axis, wanted)
+    windows = scored_windows(scorer, image, grid, window_batch, axis, wanted)
     for planes, sums in blend(windows, grid, axis, wanted, sums_on):
         inside = _inside(planes, before[axis], shape[axis])
         if inside is not None:
@@ -244,19 +245,17 @@ def blend(
             yield slice(first, following), band.movedim(axis + 1, 1)[:, :done]
             _advance(band.movedim(axis + 1, 1), done)
             row = index[axis]
-        ours, theirs = _shared(grid.where(index), wanted)
-        ours[axis], theirs[axis] = slice(None), slice(None)
+        used = grid.used(index)
+        if any(part.start == part.stop for part in used):
+            continue
+        ours, theirs = _shared(grid.where(index), wanted, used)
+        ours[axis], theirs[axis] = used[axis], used[axis]
         weights = grid.weights(index, theirs).to(band.device)
         inside, taken = (slice(None), *ours), (slice(None), *theirs)
         band[inside].addcmul_(scores[taken].to(band.device), weights)
         del scores, weights  # a window's scores are gone before the next ones are made
     if band is not None:
         yield slice(starts[row], length), band.movedim(axis + 1, 1)
-
-
-def top_class(scores: Tensor) -> Tensor:
-    """The class (*S) of the largest score (K, *S), the lower one at a tie (max is far faster than argmax on a CPU)."""
-    return scores.max(dim=0).indices
 
 
 def padding_before(shape: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
@@ -279,8 +278,13 @@ def padded_window(image: Image, where: Sequence[slice], before: Sequence[int]) -
     return window
 
 
-def _scored_windows(
-    scorer: Scorer, image: Image, grid: WindowGrid, window_batch: int, axis: int, wanted: Sequence[slice]
+def scored_windows(
+    scorer: Callable[[Tensor], Tensor],
+    image: Image,
+    grid: WindowGrid,
+    window_batch: int,
+    axis: int,
+    wanted: Sequence[slice],
 ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """What the scorer gives for each window that touches what is wanted; windows of one batch share their place along
     the streamed axis."""
@@ -297,11 +301,14 @@ def _scored_windows(
             del scored
 
 
-def _shared(window: Sequence[slice], wanted: Sequence[slice]) -> tuple[list[slice], list[slice]]:
-    """What a window and a box have in common: where in the box, and where in the window."""
-    ends = [(max(one.start, other.start), min(one.stop, other.stop)) for one, other in zip(window, wanted, strict=True)]
-    ours = [slice(low - part.start, high - part.start) for (low, high), part in zip(ends, wanted, strict=True)]
-    theirs = [slice(low - part.start, high - part.start) for (low, high), part in zip(ends, window, strict=True)]
+def _shared(window: Sequence[slice], wanted: Sequence[slice], used: Sequence[slice]) -> tuple[list[slice], list[slice]]:
+    """What a part of a window and a box have in common: where in the box, and where in the window; perhaps nothing."""
+    ours, theirs = [], []
+    for whole, box, part in zip(window, wanted, used, strict=True):
+        low = max(whole.start + part.start, box.start)
+        high = max(low, min(whole.start + part.stop, box.stop))
+        ours.append(slice(low - box.start, high - box.start))
+        theirs.append(slice(low - whole.start, high - whole.start))
     return ours, theirs
 
 

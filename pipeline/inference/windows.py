@@ -3,7 +3,7 @@
 Windows stand on a grid: the starts along one axis do not depend on the others, and the weights are products of one
 curve per axis. So the shares of all windows at a voxel can be brought to a sum of one axis by axis, before anything
 is added up: no volume of weights is kept, and no division comes at the end. Starts and Gaussian width are nnU-Net's
-(Isensee et al., 2021).
+(Isensee et al., 2021). With centre weights a voxel belongs to one window alone, the one whose centre is nearest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import unknown
 
-BLENDING = ("gaussian", "constant")
+BLENDING = ("gaussian", "constant", "centre")
 SIGMA_OF_PATCH = 1 / 8
 
 
@@ -71,16 +71,31 @@ class WindowGrid:
         if len(shape) != len(patch) or any(not 1 <= side <= whole for side, whole in zip(patch, shape, strict=True)):
             raise ValueError(f"windows {tuple(patch)} do not fit into a grid {tuple(shape)}; pad the image first")
         starts = [axis_starts(whole, side, overlap) for whole, side in zip(shape, patch, strict=True)]
+        return cls.at(shape, patch, starts, blending)
+
+    @classmethod
+    def at(
+        cls, shape: Sequence[int], patch: Sequence[int], starts: Sequence[Sequence[int]], blending: str = "gaussian"
+    ) -> WindowGrid:
+        """Windows that start where it is said, along each axis, and cover it."""
         shares = [
-            _shares(axis, whole, importance(side, blending))
+            _nearest(axis, whole, side) if blending == "centre" else _shares(axis, whole, importance(side, blending))
             for axis, whole, side in zip(starts, shape, patch, strict=True)
         ]
-        return cls(tuple(shape), tuple(patch), tuple(tuple(axis) for axis in starts), tuple(shares))
+        return WindowGrid(tuple(shape), tuple(patch), tuple(tuple(axis) for axis in starts), tuple(shares))
 
     def where(self, index: Sequence[int]) -> tuple[slice, ...]:
         """Voxels of the window whose starts have this index along each axis."""
         starts = (axis[at] for axis, at in zip(self.starts, index, strict=True))
         return tuple(slice(start, start + side) for start, side in zip(starts, self.patch, strict=True))
+
+    def used(self, index: Sequence[int]) -> tuple[slice, ...]:
+        """The part of that window that has a share; perhaps none."""
+        found = []
+        for share, at in zip(self.shares, index, strict=True):
+            some = share[at].nonzero()[:, 0].tolist()
+            found.append(slice(some[0], some[-1] + 1) if some else slice(0, 0))
+        return tuple(found)
 
     def touching(self, axis: int, part: slice) -> range:
         """Which windows along an axis hold voxels of a part of it."""
@@ -96,6 +111,15 @@ class WindowGrid:
         for row in reversed(rows[:-1]):
             result = row.reshape(-1, *([1] * result.ndim)) * result
         return result
+
+
+def _nearest(starts: Sequence[int], length: int, patch: int) -> Tensor:
+    """One for the window whose centre is nearest to a voxel, the first one at a tie; of windows on a grid the nearest
+    one along each axis is the nearest one."""
+    centres = torch.tensor([start + (patch - 1) / 2 for start in starts], dtype=torch.float64)
+    away = (torch.arange(length, dtype=torch.float64) - centres[:, None]).abs()
+    owner = away.min(dim=0).indices
+    return torch.stack([(owner[start : start + patch] == at).float() for at, start in enumerate(starts)])
 
 
 def _shares(starts: Sequence[int], length: int, weights: Tensor) -> Tensor:

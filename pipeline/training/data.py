@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...errors import CaseError
 from ...transforms.augment import build_augmentation
+from ...transforms.context import neighbours
 from ..dataset.store import Store
 from ..seeds import draw_seed
 
@@ -32,6 +33,7 @@ class Patches(Dataset):
         seed: of the run.
         oversample_foreground: share of each batch that must hold a foreground voxel (the last slots of the batch).
         cache_bytes: memory that decoded cases may take; what does not fit is read from the store each time.
+        slices: axis of a slice model, and how many slices it sees at a time.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class Patches(Dataset):
         seed: int,
         oversample_foreground: float,
         cache_bytes: int = 0,
+        slices: tuple[int, int] = (0, 1),
     ) -> None:
         self.store, self.names, self.batch, self.seed = store, tuple(names), batch, seed
         self.chain = build_augmentation(steps)
         self.oversample_foreground = oversample_foreground
-        self.room = cache_bytes
+        self.room, self.slices = cache_bytes, slices
         self.kept: dict[str, tuple[Any, Any, dict[int, np.ndarray]]] = {}
         self.order = lru_cache(maxsize=4)(self._order)
 
@@ -96,7 +99,7 @@ class Patches(Dataset):
             self.chain.set_random_state(seed=draw_seed(self.seed, 2, step, slot))
             drawn = self.chain(
                 {
-                    "image": image,
+                    "image": neighbours(image, *self.slices),
                     "labels": labels,
                     "foreground": voxels,
                     "force_foreground": self.must_hold_foreground(slot),

@@ -23,6 +23,7 @@ from ...networks.base import SegmentationNetwork, SliceNetwork
 from ...networks.registry import build_network
 from ...transforms.augment import augmentation_steps
 from ...transforms.chains import preprocessing_steps
+from ...transforms.context import neighbours
 from ..dataset.folds import Fold
 from ..dataset.plan import Plan
 from ..dataset.store import Store
@@ -88,7 +89,7 @@ class CaseScore:
         was_training = network.training
         predicted = segment(
             network.eval(),
-            image,
+            image if self.plan.slice_axis is None else neighbours(image, self.plan.slice_axis, self.plan.slices),
             patch=self.plan.patch,
             overlap=self.plan.overlap,
             device=self.device,
@@ -185,6 +186,7 @@ def fit(
         seed=plan.seed,
         oversample_foreground=plan.oversample_foreground,
         cache_bytes=settings.cache_bytes,
+        slices=(plan.slice_axis or 0, plan.slices),
     )
     module = SegmentationModule(network, plan, steps=0, score=score)
 
@@ -212,7 +214,7 @@ def fit(
 def network_of(plan: Plan) -> SegmentationNetwork:
     """The plan's network with fresh weights; a slice model is wrapped so that it takes volumes."""
     network = build_network(
-        plan.network.name, plan.dims, len(plan.channels), len(plan.labels), **dict(plan.network.options)
+        plan.network.name, plan.dims, plan.network_channels, len(plan.labels), **dict(plan.network.options)
     )
     if plan.slice_axis is not None:
         network = SliceNetwork(network, axis=plan.slice_axis)

@@ -209,7 +209,7 @@ def check_network(plan: Plan) -> SegmentationNetwork:
     """Build the plan's network without memory, so that a wrong name or option is said before any file is read."""
     options = dict(plan.network.options)
     with torch.device("meta"):
-        return build_network(plan.network.name, plan.dims, len(plan.channels), len(plan.labels), **options)
+        return build_network(plan.network.name, plan.dims, plan.network_channels, len(plan.labels), **options)
 
 
 def check_memory(plan: Plan, network: SegmentationNetwork, limit_bytes: int) -> None:

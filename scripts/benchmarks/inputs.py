@@ -79,3 +79,20 @@ def write_ct_series(volume: np.ndarray, folder: Path) -> None:
         slice_.PixelData = plane.tobytes()
         slice_["PixelData"].VR = "OW"
         slice_.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
+
+
+def organ_logits(classes: int, shape: tuple[int, int, int] = (64, 112, 112), seed: int = 0) -> np.ndarray:
+    """Smooth logits like an organ model's, float32 (classes, *shape): background, and an ellipsoid for each class.
+
+    Enlarged to (96, 192, 192), 0.7 % of the voxels lie at a border with 2 classes, 5.7 % with 25, 14 % with 105.
+    """
+    draw = np.random.default_rng(seed)
+    grid = np.meshgrid(*[np.linspace(0, 1, size, dtype=np.float32) for size in shape], indexing="ij")
+    logits = np.zeros((classes, *shape), np.float32)
+    for number in range(1, classes):
+        centre = draw.uniform(0.15, 0.85, 3)
+        radius = draw.uniform(0.06, 0.16, 3) * (1.6 if classes < 5 else 1.0)
+        away = np.sqrt(sum(((axis - m) / r) ** 2 for axis, m, r in zip(grid, centre, radius, strict=True)))
+        logits[number] = np.clip(8 * (1 - away), -12, 8)
+    grain = 0.3 * ndimage.gaussian_filter(draw.standard_normal(shape).astype(np.float32), 1)
+    return np.asarray(logits + grain * np.linspace(0.5, 1.5, classes, dtype=np.float32)[:, None, None, None])

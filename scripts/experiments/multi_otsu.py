@@ -13,7 +13,7 @@ import numpy as np
 from skimage.filters import threshold_multiotsu
 from voxelwise.pipeline.dataset.cases import Case
 from voxelwise.pipeline.evaluation.overlap import confusion_matrix, counts, overlap_scores
-from voxelwise.pipeline.inference.export import suffix_of, write_labels
+from voxelwise.pipeline.inference.label_files import suffix_of, write_labels
 from voxelwise.transforms.labels import whole_labels
 from voxelwise.transforms.loading import load, load_channels
 from voxelwise.transforms.readers import only_source

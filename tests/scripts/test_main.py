@@ -85,7 +85,7 @@ SHOWN_ONLY = {"as_json", "quiet", "debug", "show", "return"}  # what the command
 NOT_OPTIONS = {"evaluate": {"labels"}, "train": {"bar"}, "demo": {"training", "archive"}}
 READERS = {"convert", "index", "predict", "dataset"}
 WITHOUT = {"dataset": {"phi"}, "predict": {"phi"}}  # nothing of a header stands in what these write
-FUNCTIONS = {**{verb: verb for verb in VERBS}, "networks": "describe_networks"}  # voxelwise.networks is a package
+FUNCTIONS = {**{verb: verb for verb in VERBS}, "networks": "describe_networks", "export": "export_model"}
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

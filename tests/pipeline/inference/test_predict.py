@@ -442,30 +442,18 @@ def test_folds_are_averaged(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "0.manifest.json").read_text())["settings"]["folds"] == ["0", "1"]
 
 
-def test_reading_ahead_gives_the_same_files(tmp_path: Path, model: Path) -> None:
-    for number in range(3):
-        phantoms.nifti_file(tmp_path / "in" / f"c{number}.nii.gz", noise(seed=number), AFFINE)
-    cut = tmp_path / "in" / "c1.nii.gz"
-    cut.write_bytes(cut.read_bytes()[:-300])
-    one = predict(model, tmp_path / "in", tmp_path / "a")
-    two = predict(model, tmp_path / "in", tmp_path / "b", workers=2)
-    assert one.done == two.done == ("c0", "c2")
-    for name in ("c0.nii.gz", "c2.nii.gz", "manifest.json", "failures.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
 def test_no_memory_for_one_case_leaves_the_others(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         phantoms.nifti_file(tmp_path / "in" / f"{name}.nii.gz", noise(), AFFINE)
-    labels = Predictor.labels
+    segment = Predictor.segment
     errors = iter([MemoryError()])
 
-    def fails_once(self: Predictor, volume: Any) -> np.ndarray:
+    def fails_once(self: Predictor, image: Any, on_plan: Any = None) -> Any:
         for error in errors:
             raise error
-        return labels(self, volume)
+        return segment(self, image, on_plan)
 
-    monkeypatch.setattr(Predictor, "labels", fails_once)
+    monkeypatch.setattr(Predictor, "segment", fails_once)
     outcome = predict(model, tmp_path / "in", tmp_path / "out")
     assert outcome.done == ("b",)
     assert outcome.failures[0].code == "memory"

@@ -51,13 +51,19 @@ def grids(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], float]:
     return shape, patch, draw(st.sampled_from([0.0, 0.25, 0.5, 0.75]))
 
 
-@given(grids(), st.sampled_from(["gaussian", "constant"]))
-@settings(max_examples=15, deadline=None)
-def test_ones_in_ones_out(grid: tuple[tuple[int, ...], tuple[int, ...], float], blending: str) -> None:
-    """Blending weights cancel everywhere, corners included."""
+@given(
+    grids(),
+    st.sampled_from(["gaussian", "constant", "centre"]),
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+)
+@settings(max_examples=40, deadline=None)
+def test_ones_in_ones_out(
+    grid: tuple[tuple[int, ...], tuple[int, ...], float], blending: str, dtype: torch.dtype
+) -> None:
+    """Blending weights cancel everywhere, corners included, whatever type windows come in."""
     windows = WindowGrid.of(*grid, blending)
     indices = itertools.product(*(range(len(axis)) for axis in windows.starts))
-    patches = ((index, torch.ones(2, *windows.patch)) for index in indices)
+    patches = ((index, torch.ones(2, *windows.patch, dtype=dtype)) for index in indices)
     slabs = [sums.clone() for _, sums in blend(patches, windows)]
     torch.testing.assert_close(torch.cat(slabs, dim=1), torch.ones(2, *windows.shape), rtol=0, atol=2e-6)
 
@@ -76,6 +82,29 @@ def test_a_pointwise_network_gives_its_own_values_back(shape: tuple[int, ...], o
     assert labels.dtype == torch.uint8
     assert labels.shape == shape
     assert torch.equal(labels.long(), scores.max(dim=0).indices)
+
+
+def test_with_centre_weights_a_voxel_is_of_the_nearest_window_alone() -> None:
+    grid = WindowGrid.of((10, 4, 5), (4, 4, 4), 0.5, "centre")
+    assert grid.starts == ((0, 2, 4, 6), (0,), (0, 1))
+    patches = [
+        ((row, 0, column), torch.full((1, 4, 4, 4), 10.0 * row + column)) for row in range(4) for column in range(2)
+    ]
+    owners = torch.cat([sums.clone() for _, sums in blend(patches, grid)], dim=1)[0, :, 0]
+    rows = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3, 3, 3])  # the first window at a tie
+    columns = torch.tensor([0, 0, 0, 1, 1])
+    assert torch.equal(owners, 10.0 * rows[:, None] + columns)
+
+
+@pytest.mark.parametrize("blending", ["gaussian", "constant", "centre"])
+def test_parts_of_the_cross_section_are_those_of_the_whole(blending: str) -> None:
+    torch.manual_seed(1)
+    network, image = build_network("unet", 3, 1, 3, widths=(4, 8)), torch.randn(1, 13, 11, 12)
+    options: dict[str, Any] = {"patch": (8, 8, 8), "blending": blending}
+    wanted = all_scores(network, image, **options)
+    part = (slice(3, 9), slice(5, 12))
+    found = all_scores(network, image, part=part, **options)
+    torch.testing.assert_close(found, wanted[:, :, part[0], part[1]], rtol=0, atol=1e-5)
 
 
 def test_images_smaller_than_the_patch_are_padded_with_zeros_around() -> None:

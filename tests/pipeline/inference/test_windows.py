@@ -41,7 +41,7 @@ def test_starts_are_ordered_with_the_first_axis_slowest() -> None:
     assert starts[-1] == (2, 2, 0)
 
 
-@pytest.mark.parametrize("blending", ["gaussian", "constant"])
+@pytest.mark.parametrize("blending", ["gaussian", "constant", "centre"])
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.9])
 def test_shares_of_all_windows_sum_to_one(blending: str, overlap: float) -> None:
     grid = WindowGrid.of((11, 7, 9), (4, 7, 3), overlap, blending)

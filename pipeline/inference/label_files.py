@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UsageError
+from ...transforms.probabilities import SUFFIX
 from ...transforms.volume import Geometry
-from ...transforms.writers import write_label_map, write_picture_labels
+from ...transforms.writers import write_label_map, write_nifti, write_picture_labels
+from ..identity import file_digest
 
 PICTURE_SUFFIX = ".png"
 VOLUME_SUFFIX = ".nii.gz"
+PROBABILITIES = "probabilities"
+MAP_STEPS = 255  # of a map from 0 to 1
 
 
 def to_values(classes: np.ndarray, values: Sequence[int]) -> np.ndarray:
@@ -48,10 +52,25 @@ def check_target(path: Path, kind: str) -> None:
         raise UsageError(f"{path}: this input needs a name that ends in {wanted}")
 
 
-def write_labels(path: Path, labels: np.ndarray, geometry: Geometry, kind: str) -> None:
-    """Write the label values (*geometry.shape) of one case, whole or not at all."""
+def write_labels(path: Path, labels: np.ndarray, geometry: Geometry, kind: str) -> str:
+    """Write the label values (*geometry.shape) of one case, whole or not at all, and give the SHA-256 of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if kind == "picture":
-        write_picture_labels(path, labels.reshape(labels.shape[:2]))
-    else:
-        write_label_map(path, labels, geometry)
+    if kind != "picture":
+        return write_label_map(path, labels, geometry)
+    write_picture_labels(path, labels.reshape(labels.shape[:2]))
+    return file_digest(path)
+
+
+def beside(target: Path, case: str, kind: str, names: Sequence[str]) -> dict[str, Path]:
+    """Where what is asked for beside a label map goes, by name."""
+    suffixes = {name: SUFFIX if name == PROBABILITIES else f"_{name}{suffix_of(kind)}" for name in names}
+    return {name: target.with_name(f"{case}{suffix}") for name, suffix in suffixes.items()}
+
+
+def write_map(path: Path, values: np.ndarray, geometry: Geometry, kind: str) -> str:
+    """Write a map from 0 to 1, uint8 in steps of 1/255, and give the SHA-256 of the file: NIfTI readers scale it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind != "picture":
+        return write_nifti(path, values, geometry, values.dtype, slope=1 / MAP_STEPS)
+    write_picture_labels(path, values.reshape(values.shape[:2]))
+    return file_digest(path)

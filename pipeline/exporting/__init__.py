@@ -1,0 +1,1 @@
+"""Model folders for elsewhere: MONAI bundle, torch.export, TorchScript, ONNX."""
