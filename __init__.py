@@ -18,6 +18,8 @@ _PUBLIC = {
     "train": "pipeline.training.supervised",
     "predict": "pipeline.inference.predict",
     "predict_volume": "pipeline.inference.in_memory",
+    "FrameSegmenter": "pipeline.inference.frames",
+    "read_probabilities": "transforms.probabilities",
     "StreamingInferer": "pipeline.inference.inferer",  # in the place of MONAI's SlidingWindowInferer
     "export_model": "pipeline.exporting.export",
     "evaluate": "pipeline.evaluation.evaluate",

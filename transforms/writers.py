@@ -218,9 +218,11 @@ def write_nifti(path: Path, data: np.ndarray, geometry: Geometry, dtype: np.dtyp
             closing(gzipped(pieces) if packed else pieces) as stream,
         ):
             for piece in stream:
-                hashed = beside.submit(digest.update, piece) if beside else digest.update(piece)
+                hashed = beside.submit(digest.update, piece) if beside else None
                 length += write_all(cast(BinaryIO, file), piece)
-                if hashed is not None:
+                if hashed is None:
+                    digest.update(piece)
+                else:
                     hashed.result()
         check_length(temporary, length)
         check_start(temporary, start, packed)
@@ -258,8 +260,8 @@ def blocks(start: bytes, data: np.ndarray, dtype: np.dtype) -> Generator[Block, 
         step = depth * max(1, TURNED_BYTES // (depth * plane_bytes)) if turned else depth
         for first in range(0, volume.shape[-1], step):
             slab = fortran_order(volume[..., first : first + step], dtype)
-            for start in range(0, len(slab), depth * plane_bytes):
-                yield slab[start : start + depth * plane_bytes]
+            for at in range(0, len(slab), depth * plane_bytes):
+                yield slab[at : at + depth * plane_bytes]
 
 
 def fortran_order(slab: np.ndarray, dtype: np.dtype) -> memoryview:
@@ -270,7 +272,8 @@ def fortran_order(slab: np.ndarray, dtype: np.dtype) -> memoryview:
         starts = (range(0, side, size) for side, size in zip(slab.shape[:-1], TILE, strict=False))
         for corner in product(*starts):
             tile = tuple(slice(at, at + size) for at, size in zip(corner, TILE, strict=False))
-            turned[(slice(None), *reversed(tile))] = slab[tile].T
+            place = (slice(None), *reversed(tile))
+            turned[place] = slab[tile].T
     return memoryview(turned.reshape(-1)).cast("B")
 
 

@@ -8,7 +8,6 @@ labels are those of `predict_volume` either way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,9 +77,7 @@ class FrameSegmenter:
     def _volume(self, frame: np.ndarray) -> Volume:
         array = np.asarray(frame)
         if array.ndim not in (2, 3) or array.dtype.kind not in "iufb":
-            raise ValueError(
-                f"a frame is (X, Y) or (C, X, Y), of numbers; got an array {array.shape} of {array.dtype}"
-            )
+            raise ValueError(f"a frame is (X, Y) or (C, X, Y), of numbers; got an array {array.shape} of {array.dtype}")
         array = array[np.newaxis] if array.ndim == 2 else array
         if array.dtype.kind == "b" or array.dtype in (np.float16, np.longdouble, np.uint64):
             array = array.astype(np.float32)
@@ -90,7 +87,7 @@ class FrameSegmenter:
     def _is_plain(self, prepared: Prepared) -> bool:
         """Whether one window holds a frame whose grid is that of its labels, and labels are all that is asked for."""
         predictor, image = self.predictor, prepared.image
-        plain = predictor.modes == PLAIN and predictor.halo is None and not predictor.background
+        plain = predictor.modes == PLAIN and predictor.halo is None and predictor.slices == 1
         same = isinstance(image, BlockwiseImage) and not image.resampled
         whole = same and prepared.shape == (*prepared.volume.geometry.shape, 1)[:3]
         here = np.array_equal(prepared.affine, prepared.volume.geometry.affine)

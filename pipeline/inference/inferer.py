@@ -2,7 +2,8 @@
 
 Windows and weights are MONAI's, so that the logits are the same; they are not those of `predict`, which spaces its
 windows evenly and does not clamp its Gaussian. With `labels=True` finished planes become labels at once, and nothing
-of size classes x volume exists.
+of size classes x volume exists; of a network that declares its head, with fewer features than classes, the features
+are stitched.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...errors import unknown
+from ...networks.base import SegmentationNetwork
 from ...transforms.cells import top_class
-from .stitch import blend, scored_windows, stream_axis
+from .scorer import NetworkScorer, Scorer
+from .stitch import blend, finished, scored_windows, stream_axis
 from .windows import WindowGrid
 
 MODES = ("constant", "gaussian", "centre")
@@ -80,7 +83,7 @@ class StreamingInferer(Inferer):
 
         Args:
             inputs: (N, C, *S), two or three axes; a MetaTensor's result is one too.
-            network: windows (n, C, *roi_size) to logits (n, K, *roi_size); any callable.
+            network: windows (n, C, *roi_size) to logits (n, K, *roi_size); any callable, or a `Scorer`.
             args: for the network, behind the windows.
             kwargs: for the network.
 
@@ -90,6 +93,7 @@ class StreamingInferer(Inferer):
 
         Raises:
             ValueError: windows that become anything but one tensor of logits of their own size.
+            CaseError: a scorer, or a network whose head is taken off, gave NaN or inf (`non-finite`).
 
         Memory: the result, the padded image where it is smaller than a window, the sums of a slab as deep as one.
         """
@@ -103,9 +107,10 @@ class StreamingInferer(Inferer):
         inside = tuple(slice(gap // 2, gap // 2 + whole) for gap, whole in zip(missing, size, strict=True))
         device = torch.device(self.device) if self.device is not None else images.device
         calls = _Calls(network, args, kwargs, torch.device(self.sw_device or images.device), roi)
+        scorer = calls if args or kwargs else _headed(network, calls)
         result: Tensor | None = None
         for number, image in enumerate(images):
-            for where, logits in self._planes(image, calls, roi, device):
+            for where, logits in self._planes(image, scorer, roi, device):
                 found = top_class(logits)[None] if self.labels else logits
                 if result is None:
                     wide = torch.int16 if len(logits) > 256 else torch.uint8
@@ -120,18 +125,20 @@ class StreamingInferer(Inferer):
         return restored
 
     def _planes(
-        self, image: Tensor, calls: _Calls, roi: Sequence[int], device: torch.device
+        self, image: Tensor, scorer: _Calls | Scorer, roi: Sequence[int], device: torch.device
     ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
         """Finished logits (K, *part) of an image, and which part of it they are."""
         shape = tuple(int(side) for side in image.shape[1:])
         grid = self._grid(shape, roi, device)
         axis = stream_axis(shape, roi)
         whole = [slice(0, side) for side in shape]
-        windows = scored_windows(calls, image, grid, self.sw_batch_size, axis, whole)
+        windows = scored_windows(scorer, image, grid, self.sw_batch_size, axis, whole)
         for planes, sums in blend(windows, grid, axis, device=device):
-            where = (*whole[:axis], planes, *whole[axis + 1 :])
-            logits = sums.movedim(1, axis + 1)
-            yield where, logits / grid.total(where) if isinstance(grid, ImportanceGrid) else logits
+            if isinstance(grid, ImportanceGrid):
+                sums /= grid.total((*whole[:axis], planes, *whole[axis + 1 :])).movedim(axis, 0)
+            ready = finished(scorer, sums, planes.start) if isinstance(scorer, Scorer) else [(planes, sums)]
+            for part, logits in ready:
+                yield (*whole[:axis], part, *whole[axis + 1 :]), logits.movedim(1, axis + 1)
 
     def _grid(self, shape: Sequence[int], roi: Sequence[int], device: torch.device) -> WindowGrid:
         overlaps = ensure_tuple_rep(self.overlap, len(shape))
@@ -189,6 +196,16 @@ class _Calls:
                 f"windows of that size, got {found}; MONAI's SlidingWindowInferer takes others"
             )
         return logits.as_tensor() if isinstance(logits, MetaTensor) else logits
+
+
+def _headed(network: Callable[..., Any], calls: _Calls) -> _Calls | Scorer:
+    """A scorer as it is, and one in the place of a network whose features are fewer than its classes."""
+    if isinstance(network, Scorer):
+        return network
+    if isinstance(network, SegmentationNetwork) and not network.training:
+        scorer = NetworkScorer([network], device=calls.device)
+        return calls if scorer.head is None else scorer
+    return calls
 
 
 def monai_starts(length: int, patch: int, overlap: float) -> list[int]:

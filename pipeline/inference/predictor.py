@@ -323,9 +323,7 @@ def load_predictor(
         finder = read_model_folder(modes.coarse)
         check_channels(model, finder)
         own = network if finder.network.code_sha256 else None
-        coarse = load_predictor(
-            finder, device=device, precision=precision, network=own, limits=limits, engine=engine
-        )
+        coarse = load_predictor(finder, device=device, precision=precision, network=own, limits=limits, engine=engine)
     layout = memory_format(model.network.spatial_dims)
     # what a chain does to label maps has nothing to do here
     steps = [step for step in model.preprocessing or preprocessing_steps(**plan) if step["name"] not in LABELS]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, combinations, product
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from .engines import Engine, TorchEngine
 Head = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Windows in, what is blended out."""
 

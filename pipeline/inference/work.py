@@ -27,7 +27,8 @@ from .reading import check_idle
 from .spread import Recipe, spread
 
 CLUSTER_BYTES = 150 * 10**6  # Dask in the process that waits, and the servers that its processes are forked from
-WORKER_BYTES = 60 * 10**6  # Dask in each of the others
+WORKER_BYTES = 60 * 10**6  # Dask in each of the others, beside what this process takes
+ENGINE_BYTES = 300 * 10**6  # of libraries that other engines than torch load there
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,15 @@ class Work:
         """Of one process; None where its Dask decides."""
         return None if self.scheduler is not None else max(1, torch.get_num_threads() // self.workers)
 
+    def shares(self) -> tuple[Limits, int]:
+        """What one process may take, and how many share a GPU.
+
+        Raises:
+            NoRoomError: a share of RAM is less than a process takes before it reads an image.
+        """
+        own = WORKER_BYTES + (0 if self.loading.get("engine") == "torch" else ENGINE_BYTES)
+        return shares(self.limits, self.workers, self.devices, own)
+
     def for_cases(self, count: int) -> Work:
         """The same with no more processes than cases.
 
@@ -86,7 +96,7 @@ class Work:
         fewer = replace(self, workers=min(self.workers, count))
         if fewer.elsewhere == self.elsewhere:
             if fewer.workers > 1:
-                shares(fewer.limits, fewer.workers, fewer.devices)
+                fewer.shares()
             return fewer
         here = {**self.loading, "precision": self.predictor.precision}
         predictor = loaded(self.predictor.model, device=self.devices[0], limits=self.limits, **here)
@@ -101,7 +111,7 @@ class Work:
             return in_turn(Steps(self.predictor, options, fill_nan), tasks, threads=not self.single_process)
         limits, share = self.limits, 1
         if self.scheduler is None:
-            limits, share = shares(self.limits, self.workers, self.devices)
+            limits, share = self.shares()
         recipe = Recipe(
             model=self.predictor.model.folder.absolute(),
             options={**self.loading, "precision": self.predictor.precision},
@@ -220,8 +230,14 @@ def local_devices(device: str, workers: int | None) -> tuple[str, ...]:
     return named
 
 
-def shares(limits: Limits, workers: int, devices: Sequence[str]) -> tuple[Limits, int]:
+def shares(limits: Limits, workers: int, devices: Sequence[str], own: int = WORKER_BYTES) -> tuple[Limits, int]:
     """What one process may take of the limits of all, and how many share a GPU.
+
+    Args:
+        limits: of all.
+        workers: processes that compute.
+        devices: that they take in turn.
+        own: bytes that each of them takes beside what this one takes.
 
     Raises:
         NoRoomError: a share of RAM is less than a process takes before it reads an image.
@@ -233,11 +249,11 @@ def shares(limits: Limits, workers: int, devices: Sequence[str]) -> tuple[Limits
     give_back()
     held = resident()  # with the libraries and a network, as each of the others will hold them
     ram = (limits.ram - held - CLUSTER_BYTES) // workers
-    if ram < held + WORKER_BYTES:
-        least = held + CLUSTER_BYTES + workers * (held + WORKER_BYTES)
+    if ram < held + own:
+        least = held + CLUSTER_BYTES + workers * (held + own)
         raise NoRoomError(
             f"--memory {limits.ram / 1e9:.2f} GB for --workers {workers}: each of {workers} processes takes "
-            f"{held / 1e9:.2f} GB with its libraries and the network, before it reads an image; give at least "
+            f"{(held + own) / 1e9:.2f} GB with its libraries and the network, before it reads an image; give at least "
             f"{rounded_up(least)} and room for {workers} images, or fewer workers"
         )
     return Limits(ram, gpu), share

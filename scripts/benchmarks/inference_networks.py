@@ -75,6 +75,7 @@ class PlainUNet(SegmentationNetwork):
         )
         self.head = self.inner.decoder.seg_layers[-1]
         self.inner.decoder.seg_layers[-1] = nn.Identity()
+        del self.inner.decoder.encoder  # registered twice; the decoder never calls it
 
     def body(self, image: Tensor) -> Tensor:
         """Features in front of the head."""

@@ -68,8 +68,13 @@ def race(
         results[way].missing = _ask(ours, None)
         if not results[way].missing:
             lines[way] = (ours, worker)
-    for way, (line, _) in lines.items():
-        results[way].labels = _ask(line, "labels")
+    for way, (line, _) in list(lines.items()):
+        answer = _ask(line, "labels")
+        if isinstance(answer, str):
+            results[way].missing = answer
+            del lines[way]
+        else:
+            results[way].labels = answer
     names = [way for way in lines if way not in once]
     for number in range(rounds):
         turn = number % max(1, len(names))
@@ -118,8 +123,14 @@ def _work(line: Connection, module: str, goal: str, classes: int, way: str, thre
                 started, busy = time.perf_counter(), time.process_time()
                 call()
                 line.send((time.perf_counter() - started, time.process_time() - busy))
+            elif command == "peak":
+                line.send(peak_of(call))
             else:
-                line.send(np.asarray(call()) if command == "labels" else peak_of(call))
+                try:
+                    line.send(np.asarray(call()))
+                except Exception as error:  # of a peer's or an engine's kind; the other ways go on
+                    line.send(f"{type(error).__name__}: {error}"[:300])
+                    return
 
 
 def ratio(mine: Sequence[float], others: Sequence[float], less: Sequence[float] = ()) -> tuple[float, float, float]:

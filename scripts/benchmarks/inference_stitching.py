@@ -15,9 +15,8 @@ import torch
 from inputs import organ_logits
 from torch import Tensor, nn
 from torch.nn import functional
-from voxelwise.pipeline.inference.stitch import score_planes, stream_axis
+from voxelwise.pipeline.inference.inferer import StreamingInferer
 from voxelwise.pipeline.inference.windows import axis_starts
-from voxelwise.transforms.cells import top_class
 from voxelwise.transforms.restore import restore_labels
 
 SMALL, LARGE = (64, 112, 112), (96, 192, 192)  # G1
@@ -118,17 +117,9 @@ def _copies(network: Callable[[Tensor], Tensor], image: Tensor, windows: int) ->
 
 
 def ours(scorer: Any, image: Tensor, patch: tuple[int, ...]) -> Callable[[], np.ndarray]:
-    """Labels by our stitcher."""
-
-    def run() -> np.ndarray:
-        axis = stream_axis(image.shape[1:], patch)
-        labels = torch.empty(image.shape[1:], dtype=torch.uint8)
-        streamed = labels.movedim(axis, 0)
-        for where, scores in score_planes(scorer, image, patch=patch, overlap=OVERLAP, axis=axis):
-            streamed[where] = top_class(scores).to(torch.uint8)
-        return labels.numpy()
-
-    return run
+    """Labels by our stitcher, with MONAI's windows and weights, so that labels can be compared."""
+    stitch = StreamingInferer(patch, overlap=OVERLAP, mode="gaussian", labels=True)
+    return lambda: stitch(image[None], scorer)[0, 0].numpy()
 
 
 def monai(network: Callable[..., Tensor], image: Tensor, patch: tuple[int, ...]) -> Callable[[], np.ndarray]:

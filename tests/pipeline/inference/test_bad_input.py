@@ -88,9 +88,7 @@ def test_channels_that_a_data_set_names_are_the_models(
     description["modality"] = {str(at): name for at, name in enumerate(named)}
     (data / "dataset.json").write_text(json.dumps(description))
     if len(channels) > 1:
-        for path in (
-            (data / "imagesTr").glob("*.nii.gz") if (data / "imagesTr").is_dir() else data.rglob("images*/*.gz")
-        ):
+        for path in sorted((data / "images").iterdir()):
             image = nib.load(path)
             array = np.asanyarray(image.dataobj)
             phantoms.nifti_file(path, np.stack([array] * len(channels), axis=3), image.affine)
@@ -108,9 +106,7 @@ def test_a_constant_volume_is_noted(tmp_path: Path, model: Path) -> None:
     phantoms.nifti_file(tmp_path / "in" / "good.nii.gz")
     outcome = predict(model, tmp_path / "in", tmp_path / "out")
     assert outcome.done == ("flat", "good")
-    assert {case: [entry.code for entry in entries] for case, entries in outcome.notes.items()} == {
-        "flat": ["constant"]
-    }
+    assert [(case, [entry.code for entry in told]) for case, told in outcome.notes.items()] == [("flat", ["constant"])]
     assert "every voxel of channel 0 is 70" in outcome.notes["flat"][0].detail
     assert nib.load(tmp_path / "out" / "flat.nii.gz").shape == (12, 10, 8)
 

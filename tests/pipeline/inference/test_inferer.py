@@ -12,7 +12,9 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
 from voxelwise.errors import UsageError
+from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.inference.inferer import StreamingInferer, monai_starts
+from voxelwise.pipeline.inference.scorer import NetworkScorer
 
 
 def seen_from_the_window(dims: int, classes: int = 3) -> nn.Module:
@@ -45,6 +47,23 @@ def test_logits_are_those_of_monai(mode: str, shape: tuple[int, ...], roi: tuple
     assert labels.dtype == torch.uint8
     assert labels.shape == (2, 1, *shape)
     assert torch.equal(labels[:, 0].long(), found.max(dim=1).indices)
+
+
+@pytest.mark.parametrize("mode", ["constant", "gaussian"])
+def test_the_features_of_a_network_with_a_head_are_stitched(mode: str) -> None:
+    network = build_network("unet", 3, 1, 20, widths=(4, 8)).eval()
+    image = torch.randn(1, 1, 20, 17, 18)
+    options: dict[str, Any] = {"overlap": 0.5, "mode": mode}
+    with torch.no_grad():
+        wanted = SlidingWindowInferer((8, 12, 8), **options)(image, network)
+        plain = StreamingInferer((8, 12, 8), **options)(image, lambda windows: network(windows))
+    assert isinstance(wanted, Tensor)
+    for given in (network, NetworkScorer([network])):
+        found = StreamingInferer((8, 12, 8), **options)(image, given)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+        assert not torch.equal(found, plain)  # the head came after the sums
+    labels = StreamingInferer((8, 12, 8), **options, labels=True)(image, network)
+    assert float((labels[:, 0] == wanted.max(dim=1).indices).float().mean()) > 0.999
 
 
 def test_windows_are_those_of_monai() -> None:
