@@ -70,6 +70,17 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread inside the block: small tensors are done before a second thread has woken up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def memory_format(spatial_dims: int) -> torch.memory_format:
     """Channels last, which the convolutions of oneDNN and cuDNN take without reordering."""
     return torch.channels_last_3d if spatial_dims == 3 else torch.channels_last

@@ -34,6 +34,7 @@ TOLERANCE = {"float32": 1e-3, "bf16": 0.1, "fp16": 0.02}
 OPENVINO_BYTES = 80 * 10**6  # of the library at work
 TRACED_SHARE = 2  # of the activations, that a conversion and its check take beside what is held for good
 HELD_PART = 0.5  # of the memory that is left, for what an engine holds for good
+LEAST_ACTIVATIONS = 16 * 10**6  # of a window, that a conversion (a second of each core) is worth: below, it takes 10 ms
 INSTEAD = "use --engine torch"
 
 
@@ -130,10 +131,12 @@ class CheckedEngine:
         key = (id(inner), int(getattr(network, "axis", -1)), features, tuple(windows.shape[1:]))
         if key in self._runs:
             return self._runs[key][1](windows)
-        run = self.backend.convert(_Part(network, features), windows)
+        run, expected = self.backend.convert(_Part(network, features), windows)
+        if expected is None:
+            exact = TorchEngine(self.plain.device, "float32")
+            expected = exact(network, windows[:1], features=features)
         found = run(windows)
-        exact = TorchEngine(self.plain.device, "float32")
-        check(found[:1], exact(network, windows[:1], features=features), self.plain.precision)
+        check(found[:1], expected, self.plain.precision)
         self._runs[key] = inner, run
         return found
 
@@ -199,8 +202,8 @@ def choose_engine(
 ) -> Engine:
     """The engine for a word.
 
-    `auto` is OpenVINO on a CPU where it is installed and what it holds for good leaves room for the rest; else torch.
-    What compiles for minutes is taken where it is named alone.
+    `auto` is OpenVINO on a CPU where it is installed, windows are large enough to pay for the conversion, and what it
+    holds for good leaves room for the rest; else torch. What compiles for a minute is taken where it is named alone.
 
     Args:
         name: one of `ENGINES`.
@@ -278,8 +281,10 @@ class _Memory:
 def _suits(
     networks: Sequence[SegmentationNetwork], device: torch.device, patch: Sequence[int], room: int | None
 ) -> bool:
-    """Whether OpenVINO is installed, and what it holds for good is a part of the memory that leaves room for the rest."""
+    """Whether OpenVINO is installed, pays for its start, and leaves memory for everything else."""
     if device.type != "cpu" or _version("openvino") is None:
+        return False
+    if min(network.activation_bytes(patch) for network in networks) < LEAST_ACTIVATIONS:
         return False
     left = int(psutil.virtual_memory().available) if room is None else room
     memory = _Memory.of(networks, patch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..devices import DTYPES, autocast, memory_format
 
 Run = Callable[[Tensor], Tensor]  # windows (N, C, *S), any N, on the device, to what the module gives for them
+Converted = tuple[Run, Tensor | None]
 
 
 class EngineError(Exception):
@@ -32,12 +33,15 @@ class Backend(Protocol):
         """Of its library."""
         ...
 
-    def convert(self, module: nn.Module, windows: Tensor) -> Run:
+    def convert(self, module: nn.Module, windows: Tensor) -> Converted:
         """What runs a module on windows of this size.
 
         Args:
             module: in eval mode, on the device of the windows.
             windows: (N, C, *S), float32, of what it will be run on.
+
+        Returns:
+            What runs it, and what torch gives in float32 for the first window, where that was computed on the way.
 
         Raises:
             EngineError: it cannot be converted.
@@ -68,11 +72,11 @@ class Compiler:
             raise EngineError("is not installed; run pip install torch_tensorrt")
         self.version = str(importlib.import_module("torch_tensorrt").__version__)  # registers its compiler with torch
 
-    def convert(self, module: nn.Module, windows: Tensor) -> Run:
+    def convert(self, module: nn.Module, windows: Tensor) -> Converted:
         """The compiled module; it is compiled once more for another number of windows, and then for any number."""
         layout = memory_format(windows.ndim - 2)
         if self.name == "tensorrt":
-            options = {"enabled_precisions": {torch.float32, DTYPES[self.precision]}}
+            options: Any = {"enabled_precisions": {torch.float32, DTYPES[self.precision]}}
             compiled = torch.compile(module, backend="tensorrt", options=options)
         else:
             compiled = torch.compile(module)
@@ -89,7 +93,7 @@ class Compiler:
             raise
         except Exception as error:
             raise EngineError(f"does not take the network ({first_line(error)})") from error
-        return run
+        return run, None
 
 
 def first_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..start import left_out
-from .engines_backends import EngineError, Run, first_line
+from .engines_backends import Converted, EngineError, first_line
 
 TELEMETRY = "openvino_telemetry"  # tells a server about every import and conversion; and it takes 300 MB
 HINTS = {"float32": "f32", "bf16": "bf16"}
@@ -52,8 +52,10 @@ class OpenVino:
         if precision == "bf16" and "BF16" not in known:
             raise EngineError("has no bf16 on this CPU")
 
-    def convert(self, module: nn.Module, windows: Tensor) -> Run:
-        """The compiled module."""
+    def convert(self, module: nn.Module, windows: Tensor) -> Converted:
+        """The compiled module, and what it gave while it was traced."""
+        given: list[Tensor] = []
+        hook = module.register_forward_hook(lambda _, __, found: given.append(found))
         # a trace is of one size and keeps nothing of inference mode
         quiet = warnings.catch_warnings()
         with torch.inference_mode(False), torch.no_grad(), quiet, left_out(TELEMETRY), _plain_weights(module):
@@ -65,7 +67,9 @@ class OpenVino:
                 compiled = self.core.compile_model(model, "CPU", self.settings())
             except Exception as error:
                 raise EngineError(f"does not take the network ({first_line(error)})") from error
-        return _Request(self.library, compiled)
+            finally:
+                hook.remove()
+        return _Request(self.library, compiled), given[0]
 
     def settings(self) -> dict[str, Any]:
         """Of a compiled model: one window at a time on as many threads as torch has."""
@@ -80,7 +84,7 @@ class OpenVino:
 
 @contextmanager
 def _plain_weights(module: nn.Module) -> Iterator[None]:
-    """Weights in torch's plain order inside the block: the converter misreads channels-last ones of 1x1 convolutions."""
+    """Weights in plain order inside the block: the converter stumbles over channels-last ones of 1x1 convolutions."""
     before = [(one, one.data) for one in chain(module.parameters(), module.buffers())]
     try:
         for one, data in before:

@@ -17,7 +17,7 @@ from ...errors import UsageError
 from ...transforms.blockwise import BlockwiseImage
 from ...transforms.cells import top_class
 from ...transforms.volume import Geometry, Volume
-from ..devices import keep_heap
+from ..devices import keep_heap, one_thread
 from .label_files import to_values
 from .modes import PLAIN
 from .predictor import Model, Predictor, loaded
@@ -69,7 +69,8 @@ class FrameSegmenter:
             CaseError: other channels than the model takes; voxels or scores that are not finite.
         """
         volume = self._volume(frame)
-        image = self.predictor.prepare(volume)
+        with one_thread():
+            image = self.predictor.prepare(volume)
         if isinstance(image, Prepared) and self._is_plain(image):
             return self._labels(image)
         return self.predictor.segment(image).labels
@@ -97,9 +98,11 @@ class FrameSegmenter:
     def _labels(self, prepared: Prepared) -> np.ndarray:
         shape, patch = prepared.shape, self.predictor.patch
         before = padding_before(shape, patch)
-        window = padded_window(prepared.image, [slice(0, side) for side in patch], before)
-        inside = [slice(first, first + side) for first, side in zip(before, shape, strict=True)]
+        inside = (slice(None), *(slice(first, first + side) for first, side in zip(before, shape, strict=True)))
+        with one_thread():
+            window = padded_window(prepared.image, [slice(0, side) for side in patch], before)
         found = self._scorer(window.unsqueeze(0))[0]
-        classes = top_class(scores_of(self._scorer, found[(slice(None), *inside)]))
-        labels = to_values(classes.cpu().numpy(), self.predictor.values)
+        with one_thread():
+            classes = top_class(scores_of(self._scorer, found[inside]))
+            labels = to_values(classes.cpu().numpy(), self.predictor.values)
         return labels.reshape(prepared.volume.geometry.shape)

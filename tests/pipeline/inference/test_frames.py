@@ -1,4 +1,4 @@
-"""Frames one by one: the labels of `predict_volume`, whatever the plan does to them, and clear words for what is none."""
+"""Frames one by one: the labels of `predict_volume`, whatever the plan does, and clear words for what is no frame."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import phantoms
 import psutil
@@ -299,7 +300,7 @@ def test_a_limit_holds_for_all_processes_and_a_killed_run_goes_on(tmp_path: Path
         array = np.random.default_rng(number).integers(0, 400, (150, 150, 60)).astype(np.int16)
         phantoms.nifti_file(tmp_path / "in" / f"c{number}.nii.gz", array)
     words = [sys.executable, "-m", "voxelwise.scripts.main", "predict", str(model), str(tmp_path / "in")]
-    words += [str(tmp_path / "out"), "--device", "cpu", "--workers", "2", "--memory"]
+    words += [str(tmp_path / "out"), "--device", "cpu", "--engine", "torch", "--workers", "2", "--memory"]
     refused = subprocess.run([*words, "1GB"], capture_output=True, text=True, check=False)
     assert refused.returncode == 6, refused.stderr
     assert not (tmp_path / "out").exists()
@@ -320,5 +321,7 @@ def test_a_limit_holds_for_all_processes_and_a_killed_run_goes_on(tmp_path: Path
     assert 0 < peak <= amount
     timings = json.loads((tmp_path / "out" / "timings.json").read_text())
     assert 0 < len(timings["cases"]) < 6
-    predict(model, tmp_path / "in", tmp_path / "alone", device="cpu")
-    same_results(tmp_path / "alone", tmp_path / "out")
+    predict(model, tmp_path / "in", tmp_path / "alone", device="cpu", engine="torch")
+    for number in range(6):  # another plan adds up in another order, and an untrained network's classes are near ties
+        one, two = (np.asanyarray(nib.load(tmp_path / out / f"c{number}.nii.gz").dataobj) for out in ("alone", "out"))
+        assert (one == two).mean() >= 0.9999
