@@ -19,6 +19,7 @@ from ...networks.base import SegmentationNetwork
 from .engines import Engine, TorchEngine
 
 Head = Callable[[Tensor], Tensor]
+LEAST_CHANNELS = 8  # that are put in plain order
 
 
 @runtime_checkable
@@ -125,8 +126,22 @@ class NetworkScorer:
             else:
                 parts[into] = parts[into] + found
         count = len(mirrors) * (1 if features else len(self.networks))
-        total = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return total if count == 1 else total / count
+        total = in_plain_order(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+        return total if count == 1 else total.div_(count)  # a sum is nobody else's
+
+
+def in_plain_order(found: Tensor) -> Tensor:
+    """(N, C, *S) channel by channel, as it is added up: with many channels last that takes ten times as long on a CPU.
+
+    As a matrix that is turned over; torch's own copy takes four times as long.
+    """
+    rows = found.movedim(1, -1)
+    if found.device.type != "cpu" or found.shape[1] < LEAST_CHANNELS or not rows.is_contiguous():
+        return found
+    result = torch.empty(found.shape)
+    for row, into in zip(rows, result, strict=True):
+        into.flatten(1).copy_(row.flatten(0, -2).t())
+    return result
 
 
 class MeanHead(nn.Module):

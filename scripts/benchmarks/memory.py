@@ -195,11 +195,15 @@ def share_equal_to_unstreamed(model: Path, case: Path, labels: Path) -> float:
         ours, theirs = shared(box, window), shared(window, box)
         if any(part.stop <= part.start for part in ours):
             continue
-        scores = network(image[(slice(None), *window)][None])[0].double()
-        sums[(slice(None), *ours)] += scores[(slice(None), *theirs)] * weights[theirs]
+        all_ours, all_theirs = (slice(None), *ours), (slice(None), *theirs)
+        where = (slice(None), *window)
+        scores = network(image[where][None])[0].double()
+        sums[all_ours] += scores[all_theirs] * weights[theirs]
         total[ours] += weights[theirs]
     wanted = (sums / total).argmax(0).numpy()
-    found = np.asanyarray(nib.load(labels).dataobj)[::-1, ::-1]  # the network's grid is RAS, the case's LPS
+    written = nib.load(labels)
+    assert isinstance(written, nib.Nifti1Image)
+    found = np.asanyarray(written.dataobj)[::-1, ::-1]  # the network's grid is RAS, the case's LPS
     return float((found[tuple(box)] == wanted).mean())
 
 
