@@ -1,7 +1,8 @@
 """OpenVINO on the CPU: a network is traced, converted in memory, and compiled for windows of one size.
 
 A compiled model holds the memory of its activations for good, and gains nothing from several windows at a time, so
-windows go through one by one. Its input and output are torch's own memory.
+windows go through one by one. Its input and output are torch's own memory. OpenVINO's front end is called as
+`openvino.convert_model` calls it: that function itself would tell a server about every conversion.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from ..start import left_out
 from .engines_backends import Converted, EngineError, first_line
 
-TELEMETRY = "openvino_telemetry"  # tells a server about every import and conversion; and it takes 300 MB
+TELEMETRY = "openvino_telemetry"  # what tells the server, and takes 300 MB
 HINTS = {"float32": "f32", "bf16": "bf16"}
 
 
@@ -42,10 +43,14 @@ class OpenVino:
         with left_out(TELEMETRY):
             try:
                 import openvino
+                from openvino.frontend import FrontEndManager
+                from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
             except ImportError as error:
                 raise EngineError("is not installed; run pip install 'voxelwise[openvino]'") from error
         self.library: Any = openvino
         self.core: Any = openvino.Core()
+        self.front_ends: Any = FrontEndManager()
+        self.decoder: Any = TorchScriptPythonDecoder
         self.version = str(openvino.__version__).partition("-")[0]
         self.precision = precision
         known = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -58,18 +63,24 @@ class OpenVino:
         hook = module.register_forward_hook(lambda _, __, found: given.append(found))
         # a trace is of one size and keeps nothing of inference mode
         quiet = warnings.catch_warnings()
-        with torch.inference_mode(False), torch.no_grad(), quiet, left_out(TELEMETRY), _plain_weights(module):
+        with torch.inference_mode(False), torch.no_grad(), quiet, _plain_weights(module):
             warnings.simplefilter("ignore")
             one = windows[:1].detach().clone(memory_format=torch.contiguous_format)
             try:
                 traced = torch.jit.trace(module, one, check_trace=False)
-                model = self.library.convert_model(traced, example_input=one, input=list(one.shape))
-                compiled = self.core.compile_model(model, "CPU", self.settings())
+                compiled = self.core.compile_model(self._model(traced, one), "CPU", self.settings())
             except Exception as error:
                 raise EngineError(f"does not take the network ({first_line(error)})") from error
             finally:
                 hook.remove()
         return _Request(self.library, compiled), given[0]
+
+    def _model(self, traced: nn.Module, window: Tensor) -> Any:
+        """The graph of a trace, for windows of the size of this one."""
+        front_end = self.front_ends.load_by_framework("pytorch")
+        graph = front_end.load(self.decoder(traced, example_input=window))
+        graph.set_partial_shape(graph.get_inputs()[0], self.library.PartialShape(list(window.shape)))
+        return front_end.convert(graph)
 
     def settings(self) -> dict[str, Any]:
         """Of a compiled model: one window at a time on as many threads as torch has."""

@@ -183,7 +183,8 @@ def plan_tiles(
             )
         if taken + beside[least] <= limit_bytes:
             return tiling
-        each = max(each, taken / voxels)  # a smaller tile takes no less for a voxel
+        aligned = math.prod(round_up(side, step) for side, step in zip(tiling.largest, halo.stride, strict=True))
+        each = max(each, taken / aligned)  # a smaller tile takes no less for a voxel of the network's own grid
 
 
 def check_size(networks: Sequence[SegmentationNetwork], shape: Sequence[int]) -> None:
@@ -213,7 +214,7 @@ class _Search:
 
     Args:
         options: per axis the cuts of each number of tiles.
-        voxels: of the largest tile.
+        voxels: of the largest tile, aligned to the network's stride.
         held: bytes of the scores of one slab.
         axes: that the cores are run along, where a slab holds least.
         order: places in the flat arrays, the least computed first, at a tie the fewest tiles.
@@ -247,7 +248,12 @@ class _Search:
         held = np.min(slabs, axis=0) * channels * NUMBER_BYTES
         return cls(
             options=options,
-            voxels=_outer([[max(lengths) for lengths in those] for those in sides]),
+            voxels=_outer(
+                [
+                    [round_up(max(lengths), step) for lengths in those]
+                    for those, step in zip(sides, halo.stride, strict=True)
+                ]
+            ),
             held=held,
             axes=np.argmin(slabs, axis=0),
             order=np.lexsort((held.ravel(), tiles.ravel(), computed.ravel())),

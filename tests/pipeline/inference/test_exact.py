@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from voxelwise.errors import CaseError, UsageError
@@ -206,8 +206,9 @@ def test_any_size_any_tiles(
     torch.testing.assert_close(found, whole(network, image, tta_axes), rtol=0, atol=1e-4)
 
 
-@given(shape=st.tuples(*[st.integers(1, 48)] * 3), part=st.floats(0.2, 1.1))
-@settings(max_examples=10, deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 40)] * 3), part=st.floats(0.2, 1.1))
+@example(shape=(1, 1, 17), part=0.5)  # the aligned tile of 18 voxels does not fit, that of 16 does
+@settings(max_examples=8, deadline=None)
 def test_any_size_and_limit_in_three_dimensions(shape: tuple[int, int, int], part: float) -> None:
     network = lively(build_network("unet", 3, 1, 2, widths=(2, 3), norm="batch"))
     halo = measure_halo([network])

@@ -287,7 +287,7 @@ def test_nothing_found_is_all_background(tmp_path: Path, model: Path) -> None:
     outcome = predict(confined(model, model), path, tmp_path / "out")
     assert outcome.done == ("a",)
     assert not voxels(tmp_path / "out" / "a.nii.gz").any()
-    assert [note.code for note in outcome.notes["a"]] == ["nothing-found", "look-at"]
+    assert [note.code for note in outcome.notes["a"]] == ["constant", "nothing-found", "look-at"]
     assert (read_probabilities(tmp_path / "out" / "a_probabilities.b2nd").scores[0] == 1).all()
 
 

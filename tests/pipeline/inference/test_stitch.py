@@ -241,12 +241,3 @@ def test_gpu_labels_are_those_of_the_cpu() -> None:
     wanted = segment(network, image, **options)
     found = segment(network.cuda(), image, device="cuda:0", window_batch=4, **options)
     assert float((found == wanted).float().mean()) >= 0.9999
-
-
-@pytest.mark.parametrize("shape", [(2, 12, 5, 6, 7), (2, 3, 5, 6, 7), (1, 12, 5, 6), (3, 8, 1, 1, 9)])
-def test_plain_order_changes_no_number(shape: tuple[int, ...]) -> None:
-    plain = torch.randn(shape)
-    last = plain.contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.channels_last_3d)
-    for found in (last, plain):
-        assert torch.equal(in_plain_order(found), plain)
-    assert in_plain_order(last).is_contiguous() == (shape[1] >= 8 or plain.stride() == last.stride())
