@@ -62,12 +62,27 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 @contextlib.contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """Autocast in a resolved precision; float32 does nothing."""
+    """Autocast in a resolved precision; float32 is float32 in full, also in cuDNN, which torch lets round to TF32."""
     if precision == "float32":
-        yield
+        with full_float32() if device.type == "cuda" else contextlib.nullcontext():
+            yield
         return
     with torch.autocast(device.type, dtype=DTYPES[precision]):
         yield
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """No TF32 (10 bits behind the point) inside the block: that of cuDNN is on by default, that of matrices is not."""
+    kinds = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, word in zip(kinds, before, strict=True):
+            kind.fp32_precision = word
 
 
 @contextlib.contextmanager

@@ -19,8 +19,9 @@ import pytest
 import torch
 from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.archive.convert import convert
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.inference.predict import predict
-from voxelwise.pipeline.inference.predictor import Predictor, load_predictor
+from voxelwise.pipeline.inference.predictor import Predictor
 from voxelwise.pipeline.model_folder import write_model_folder
 from voxelwise.transforms.chains import build_chain, run_chain
 from voxelwise.transforms.geometry import ALL_AXIS_CODES, axis_codes, reorient_to

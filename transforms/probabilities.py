@@ -18,7 +18,6 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NoRoomError, UsageError, unknown
+from .plain_arrays import open_array
 from .writers import no_room_text
 
 FORMAT, STEPS = 1, 255
@@ -259,12 +259,15 @@ def read_probabilities(
 def _opened_file(path: Path) -> tuple[blosc2.NDArray, dict[str, Any]]:
     if not path.is_file():
         raise UsageError(f"{path} is not there; give a file that `voxelwise predict --probabilities` wrote")
-    safe = {"deserialize": "safe"} if "deserialize" in signature(blosc2.open).parameters else {}
     try:
-        array = blosc2.open(str(path), mode="r", **safe)
+        array = open_array(path)
         facts = json.loads(array.schunk.vlmeta[META])
-        if facts["format"] != FORMAT or not isinstance(array, blosc2.NDArray):
+        if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}")
+        named = [(str(one["name"]), int(one["value"])) for one in facts["classes"]]
+        affine = np.asarray(facts["affine"], np.float64)
+        if array.dtype != np.uint8 or array.ndim != 4 or len(named) != len(array) or affine.shape != (4, 4):
+            raise ValueError(f"{array.dtype} {array.shape} for {len(named)} classes")
     except (RuntimeError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path} holds no probabilities of voxelwise ({type(error).__name__}: {error}); give a file that "

@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from inspect import signature
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ...errors import CaseError, NoRoomError, NothingDoneError, UsageError
 from ...transforms.chains import build_chain, preprocessing_steps, run_chain
 from ...transforms.labels import label_counts, whole_labels
 from ...transforms.located import affine_of, plain
+from ...transforms.plain_arrays import open_array
 from ...transforms.volume import Entry, Geometry
 from ...transforms.writers import atomic_write, write_json
 from ..manifest import Failure, Outcome, OutputFolder, digest_of, file_digest
@@ -288,23 +288,11 @@ class Store:
         offset = offsets[part]
         path = self.folder / f"{name}{SUFFIX}"
         try:
-            array = _open_frame(path, offset, min((o for o in offsets.values() if o > offset), default=None))
+            return open_array(path, offset, min((o for o in offsets.values() if o > offset), default=None))
         except (OSError, RuntimeError, ValueError) as error:
             raise CaseError(
                 f"{path}: cannot be opened ({error}); preprocess the data set again", "store-entry"
             ) from error
-        if not isinstance(array, blosc2.NDArray):
-            raise CaseError(f"{path}: is no array; preprocess the data set again", "store-entry")
-        return array
-
-
-def _open_frame(path: Path, offset: int, end: int | None) -> blosc2.NDArray:
-    """One array of an entry, read slice by slice; plain arrays only, never an expression that a file names."""
-    if "deserialize" in signature(blosc2.open).parameters:
-        settings = {"deserialize": "safe", "dparams": blosc2.DParams(nthreads=1)}
-        return blosc2.open(str(path), mode="r", offset=offset, **settings)
-    # older versions, such as Python 3.10 gets, read the frame whole
-    return blosc2.ndarray_from_cframe(path.read_bytes()[offset:end], copy=False)
 
 
 def open_store(cache: Path | str) -> Store:

@@ -99,6 +99,7 @@ class Done:
         plan: how it was done, where its memory was planned.
         seconds: that it took.
         numbers: of the case, for its record.
+        engine: name, version and precision of what ran the networks.
     """
 
     files: Mapping[Path, str]
@@ -107,6 +108,7 @@ class Done:
     plan: str | None
     seconds: float
     numbers: Mapping[str, object] = field(default_factory=dict)
+    engine: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +197,8 @@ class Steps:
             raise
         entries = (*source.repairs, *source.notes, *found.notes)
         plan = str(found.plan) if self.predictor.measured and found.plan is not None else None
-        return Done(files, result.inputs, entries, plan, result.seconds + time.monotonic() - started, found.numbers)
+        seconds = result.seconds + time.monotonic() - started
+        return Done(files, result.inputs, entries, plan, seconds, found.numbers, self.predictor.engine_facts)
 
 
 def read_case(job: Job, *, options: ReadOptions = DEFAULT, fill_nan: str | None = None) -> Volume:

@@ -76,7 +76,8 @@ class Compiler:
         """The compiled module; it is compiled once more for another number of windows, and then for any number."""
         layout = memory_format(windows.ndim - 2)
         if self.name == "tensorrt":
-            options: Any = {"enabled_precisions": {torch.float32, DTYPES[self.precision]}}
+            full = self.precision == "float32"
+            options: Any = {"enabled_precisions": {torch.float32, DTYPES[self.precision]}, "disable_tf32": full}
             compiled = torch.compile(module, backend="tensorrt", options=options)
         else:
             compiled = torch.compile(module)

@@ -78,7 +78,8 @@ class OpenVino:
     def _model(self, traced: nn.Module, window: Tensor) -> Any:
         """The graph of a trace, for windows of the size of this one."""
         front_end = self.front_ends.load_by_framework("pytorch")
-        graph = front_end.load(self.decoder(traced, example_input=window))
+        decoder = self.decoder(traced, example_input=window)  # which the graph does not keep alive
+        graph = front_end.load(decoder)
         graph.set_partial_shape(graph.get_inputs()[0], self.library.PartialShape(list(window.shape)))
         return front_end.convert(graph)
 

@@ -19,8 +19,9 @@ from ...transforms.cells import top_class
 from ...transforms.volume import Geometry, Volume
 from ..devices import keep_heap, one_thread
 from .label_files import to_values
+from .loading import Model, loaded
 from .modes import PLAIN
-from .predictor import Model, Predictor, loaded
+from .predictor import Predictor
 from .segmentation import Prepared
 from .stitch import padded_window, padding_before, scores_of
 

@@ -17,8 +17,8 @@ from ...transforms.volume import Geometry, Volume
 from ..sizes import parse_bytes
 from .budget import Limits
 from .classes import Wanted
+from .loading import Model, loaded
 from .modes import MARGIN_MM, Modes, several
-from .predictor import Model, loaded
 
 GEOMETRIC_FIELDS = (
     *("srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),

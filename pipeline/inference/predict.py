@@ -28,8 +28,9 @@ from .checks import check_fill
 from .classes import Wanted
 from .inputs import Inputs, gather
 from .label_files import beside, check_target, suffix_of
+from .loading import Model
 from .modes import MARGIN_MM, Modes, several
-from .predictor import Model, Predictor
+from .predictor import Predictor
 from .work import arrange
 
 log = logging.getLogger(__name__)
@@ -200,7 +201,6 @@ def predict(
         work = work.for_cases(len(left))
         with closing(work.results(left, options, fill_nan)) as results:
             _keep(folder, results, len(left), inputs.root)
-        folder.facts["engine"] = work.facts["engine"]  # where it failed on the first window, torch did the work
         return folder.finish(listed=len(inputs.listed), rubbish=inputs.rubbish)
 
 
@@ -229,6 +229,7 @@ def _keep(folder: OutputFolder, results: Iterable[tuple[Task, Done | Exception]]
             log.warning("%s: stopped: %s", task.case, failure.message)
             continue
         folder.note(task.case, *done.entries)
+        folder.facts["engine"] = done.engine  # where one failed on the first window, torch did the work
         if done.plan is not None:
             folder.facts.setdefault("plans", {})[task.case] = done.plan
         folder.record(task.case, done.files, done.inputs, done.numbers, seconds=done.seconds)

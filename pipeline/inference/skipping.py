@@ -26,7 +26,8 @@ ROUNDING = 1e-5
 
 
 def background_of(model: ModelFolder) -> tuple[Range, ...]:
-    """The prepared values of each channel that the plan takes for background.
+    """The prepared values that the plan takes for background, of each channel that the network sees: with 2.5D one for
+    each of the neighbouring slices.
 
     Raises:
         UsageError: the plan does not say, or the model has no background.
@@ -36,9 +37,9 @@ def background_of(model: ModelFolder) -> tuple[Range, ...]:
             f"--skip-background: the first class of {model.folder} is {model.labels[0].name}, no background"
         )
     plan = model.plan
-    return tuple(
-        _range(values, name, model) for name, values in zip(plan["channels"], plan["normalisation"], strict=True)
-    )
+    slices = int(plan.get("slices", 1))
+    ranges = (_range(values, name, model) for name, values in zip(plan["channels"], plan["normalisation"], strict=True))
+    return tuple(one for one in ranges for _ in range(slices))
 
 
 def _range(values: Mapping[str, Any], channel: str, model: ModelFolder) -> Range:
@@ -61,7 +62,7 @@ class SkippingScorer:
 
     Args:
         scorer: that does the work.
-        background: range of prepared values of each channel.
+        background: range of prepared values of each channel of a window.
         members: whose scores come one behind the other.
 
     Attributes:

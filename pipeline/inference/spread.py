@@ -22,7 +22,7 @@ from ..scale_out import each, own_place
 from .budget import UNLIMITED, Limits, rounded_up
 from .cases import Done, Steps, Task
 from .footprint import resident
-from .predictor import load_predictor
+from .loading import load_predictor
 
 PRELOAD = f"{__package__}.preload"
 

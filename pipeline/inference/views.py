@@ -75,7 +75,9 @@ def sliced(view: View, axis: int) -> View:
     networks = tuple(
         SliceNetwork(one.network, axis=axis).eval() for one in view.networks if isinstance(one, SliceNetwork)
     )
-    return View(networks, tuple(patch), tuple(after[before.index(at)] for at in view.tta_axes), axis)
+    # one slice is its own mirror image
+    mirrored = tuple(after[before.index(at)] for at in view.tta_axes if at in before)
+    return View(networks, tuple(patch), mirrored, axis)
 
 
 def stream_axis_of(shape: Sequence[int], patches: Sequence[Sequence[int]]) -> int:

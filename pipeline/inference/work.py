@@ -21,8 +21,9 @@ from .budget import Limits, rounded_up
 from .cases import Done, Steps, Task
 from .engines import check_engine
 from .footprint import give_back, resident
+from .loading import Model, loaded
 from .overlap import in_turn
-from .predictor import Model, Predictor, loaded
+from .predictor import Predictor
 from .reading import check_idle
 from .spread import Recipe, spread
 
@@ -155,6 +156,9 @@ def arrange(
         NoRoomError: a limit is less than the process takes before it reads an image.
     """
     check_scheduler(scheduler, tls_config)
+    named = model.engine_facts["name"] if isinstance(model, Predictor) else loading.get("engine")
+    if single_process and named == "compile":
+        raise UsageError("--engine compile starts compilers, --single-process starts nothing; leave one of them out")
     devices: tuple[str, ...]
     if isinstance(model, Predictor):
         if scheduler is not None or (workers or 1) > 1:

@@ -28,7 +28,8 @@ from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.devices import resolve_device
 from voxelwise.pipeline.inference.engines import ENGINES, available_engines
 from voxelwise.pipeline.inference.frames import FrameSegmenter
-from voxelwise.pipeline.inference.predictor import Predictor, load_predictor
+from voxelwise.pipeline.inference.loading import load_predictor
+from voxelwise.pipeline.inference.predictor import Predictor
 from voxelwise.pipeline.model_folder import write_model_folder
 from voxelwise.transforms.volume import Geometry, Volume
 

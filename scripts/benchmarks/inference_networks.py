@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from voxelwise.networks.base import SegmentationNetwork
 from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.inference.engines import choose_engine
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.inference.predict import predict
-from voxelwise.pipeline.inference.predictor import load_predictor
 from voxelwise.pipeline.inference.scorer import NetworkScorer
 from voxelwise.pipeline.inference.windows import axis_starts
 from voxelwise.pipeline.model_folder import write_model_folder

@@ -29,7 +29,7 @@ import psutil
 import torch
 from inputs import PIXEL_MM, SLICE_MM, ct
 from voxelwise.networks.registry import build_network
-from voxelwise.pipeline.inference.predictor import load_predictor
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.inference.windows import axis_starts, importance
 from voxelwise.pipeline.model_folder import write_model_folder
 from voxelwise.pipeline.sizes import parse_bytes

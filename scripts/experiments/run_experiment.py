@@ -32,7 +32,7 @@ from voxelwise.pipeline.dataset.folds import FOLDS, Fold, make_folds
 from voxelwise.pipeline.dataset.layouts import read_dataset
 from voxelwise.pipeline.dataset.plan import Plan
 from voxelwise.pipeline.dataset.store import open_store, stored_dataset
-from voxelwise.pipeline.inference.predictor import load_predictor
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.training.fit import spread
 from voxelwise.pipeline.training.prepare import check_network
 from voxelwise.scripts.terminal import listen

@@ -44,6 +44,22 @@ def test_autocast_changes_the_type_only_where_asked() -> None:
         assert (one @ one).dtype == torch.bfloat16
 
 
+@pytest.mark.filterwarnings("error")
+def test_float32_on_a_gpu_is_no_tf32() -> None:
+    """Torch lets cuDNN round to 10 bits behind the point unless it is told; the flags are there without a GPU too."""
+    conv, gpu, before = torch.backends.cudnn.conv, torch.device("cuda:0"), torch.backends.cudnn.conv.fp32_precision
+    assert before == "tf32"
+    with devices.autocast(gpu, "float32"):
+        assert conv.fp32_precision == "ieee"
+        assert not torch.is_autocast_enabled("cuda")
+    assert conv.fp32_precision == before
+    with pytest.raises(KeyError), devices.autocast(gpu, "float32"):
+        raise KeyError
+    assert conv.fp32_precision == before
+    with devices.autocast(torch.device("cpu"), "float32"):
+        assert conv.fp32_precision == before
+
+
 def test_the_heap_can_be_left_alone(monkeypatch) -> None:
     monkeypatch.setenv("VOXELWISE_KEEP_HEAP", "0")
     assert devices.keep_heap() is False

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import blosc2
 import numpy as np
 import pytest
 import torch
@@ -152,6 +155,30 @@ def test_a_part_of_a_file_is_read_by_class_and_box(tmp_path: Path) -> None:
         read_probabilities(tmp_path / "other.b2nd")
     with pytest.raises(ValueError, match="one slice without a step"):
         read_probabilities(tmp_path / "p.b2nd", where=(slice(None, None, 2),) * 3)
+
+
+@pytest.mark.parametrize("facts", [{"classes": 3}, {"classes": []}, {"affine": [1]}, {"format": 9}])
+def test_a_file_whose_facts_are_not_its_own_is_refused(tmp_path: Path, facts: dict[str, Any]) -> None:
+    written(tmp_path / "p.b2nd", torch.randn(CLASSES, *SHAPE), "finer")
+    array = blosc2.open(str(tmp_path / "p.b2nd"), mode="a")
+    array.schunk.vlmeta["voxelwise"] = json.dumps({**json.loads(array.schunk.vlmeta["voxelwise"]), **facts})
+    del array
+    with pytest.raises(UsageError, match="holds no probabilities of voxelwise"):
+        read_probabilities(tmp_path / "p.b2nd")
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    """blosc2 keeps functions of Python in its files, and runs them where it is let."""
+    source = f"def harm(inputs, output, offset):\n    open({str(tmp_path / 'run')!r}, 'w').close()\n    output[:] = 1\n"
+    names: dict[str, Any] = {}
+    (tmp_path / "code.py").write_text(source)
+    exec(compile(source, str(tmp_path / "code.py"), "exec"), names)  # blosc2 looks the source of it up
+    operand = blosc2.asarray(np.zeros((2, 4, 4, 4)), urlpath=str(tmp_path / "operand.b2nd"), mode="w")
+    lazy = blosc2.lazyudf(names["harm"], (operand,), dtype=np.uint8, shape=operand.shape)
+    lazy.save(urlpath=str(tmp_path / "p.b2nd"))
+    with pytest.raises(UsageError, match="holds no probabilities of voxelwise"):
+        read_probabilities(tmp_path / "p.b2nd")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,14 @@ from voxelwise.errors import CaseError, NoRoomError, UsageError
 from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.inference import segmentation
 from voxelwise.pipeline.inference.budget import Limits, Needs, Plan, _plans, make_plan
+from voxelwise.pipeline.inference.engines import TorchEngine
 from voxelwise.pipeline.inference.fallback import CarefulScorer, first_that_fits
 from voxelwise.pipeline.inference.footprint import give_back, peak_of, resident
+from voxelwise.pipeline.inference.in_memory import predict_volume
+from voxelwise.pipeline.inference.loading import load_predictor, loaded
+from voxelwise.pipeline.inference.modes import Modes
 from voxelwise.pipeline.inference.predict import predict
-from voxelwise.pipeline.inference.predictor import Predictor, load_predictor
+from voxelwise.pipeline.inference.predictor import Predictor
 from voxelwise.pipeline.inference.reading import check_reading, reading_bytes
 from voxelwise.pipeline.inference.scorer import NetworkScorer
 from voxelwise.pipeline.inference.strips import CrossSection
@@ -70,7 +74,7 @@ def make_model(folder: Path, *, classes: int = 3, **changes: Any) -> Path:
         **changes,
     }
     torch.manual_seed(0)
-    write_model_folder(folder, build_network("unet", 3, 1, classes, **OPTIONS), OPTIONS, fields, fold="0")
+    write_model_folder(folder, build_network("unet", fields["dims"], 1, classes, **OPTIONS), OPTIONS, fields, fold="0")
     return folder
 
 
@@ -190,6 +194,33 @@ def test_a_limit_is_planned_for_and_gives_the_same_labels(model: Path) -> None:
     assert found.plan.ram["process and image as read"] > 0
     assert "cross-section whole" in str(found.plan)
     assert found.notes == ()
+
+
+def test_a_limit_holds_for_a_loaded_predictor_too(tmp_path: Path, model: Path) -> None:
+    predictor = load_predictor(model, device="cpu", modes=Modes(coarse=model))
+    limited = loaded(predictor, limits=Limits(ram=resident() + GB))
+    assert limited.limits == limited.coarse.limits
+    assert limited.measured
+    assert limited.coarse.measured
+    assert loaded(limited, limits=Limits()) is limited
+    with pytest.raises(CaseError, match="needs at least"):
+        predict_volume(load_predictor(model, device="cpu"), (noise(), AFFINE), memory=MB)
+
+
+def test_an_engine_is_made_ready_for_all_views_before_a_case_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds for each of them for good is held when the process is measured."""
+    flat = make_model(tmp_path / "flat", dims=2, patch=[8, 12, 1])
+    seen, run = set(), TorchEngine.__call__
+
+    def scored(engine: TorchEngine, network: Any, windows: Tensor, *, features: bool) -> Tensor:
+        seen.add(tuple(windows.shape[2:]))
+        return run(engine, network, windows, features=features)
+
+    monkeypatch.setattr(TorchEngine, "__call__", scored)
+    load_predictor(flat, device="cpu", engine="torch", limits=Limits(8 * GB), modes=Modes(views="all"))
+    assert seen == {(1, 8, 12), (8, 1, 12), (8, 12, 1)}
 
 
 # ---------------------------------------------------------------- files, refusals, books

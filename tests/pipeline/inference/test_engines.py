@@ -26,8 +26,8 @@ from voxelwise.pipeline.inference.engines import CheckedEngine, TorchEngine, che
 from voxelwise.pipeline.inference.engines_backends import Compiler, Converted, EngineError
 from voxelwise.pipeline.inference.engines_openvino import OpenVino
 from voxelwise.pipeline.inference.in_memory import predict_volume
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.inference.predict import predict
-from voxelwise.pipeline.inference.predictor import load_predictor
 from voxelwise.pipeline.inference.scorer import NetworkScorer, in_plain_order
 from voxelwise.pipeline.model_folder import write_model_folder
 from voxelwise.scripts.main import main
@@ -305,27 +305,19 @@ def test_openvino_gives_the_labels_of_torch(tmp_path: Path, dims: int, patch: li
 
 
 @WITH_OPENVINO
-@pytest.mark.parametrize("before", [False, True])
-def test_openvino_tells_nobody_that_it_is_used(before: bool) -> None:
-    """Its library would tell a server about every import and every conversion, the more so where a user has loaded it
-    before with what tells it."""
-    told = (
+def test_openvino_tells_nobody_that_it_is_used() -> None:
+    """Its library would tell a server about every conversion, also where a user has loaded what tells it."""
+    if find_spec("openvino_telemetry") is None:
+        pytest.skip("there is nothing that could tell")
+    lines = (
         "import openvino, openvino_telemetry, socket",
         "def refuse(*_, **__): raise SystemExit('the network is used')",
         "openvino_telemetry.Telemetry.__init__ = socket.socket.connect = refuse",
-    )
-    if before:
-        pytest.importorskip("openvino_telemetry")
-    lines = (
-        *(told if before else ()),
-        "import sys, torch",
+        "import torch",
         "from voxelwise.networks.registry import build_network",
         "from voxelwise.pipeline.inference.engines_openvino import OpenVino",
         "network = build_network('unet', 2, 1, 2, widths=(2, 4)).eval()",
         "OpenVino(torch.device('cpu'), 'float32').convert(network, torch.zeros(1, 1, 8, 8))",
-        "assert 'openvino' in sys.modules",
-        "told = [name for name in sys.modules if name.startswith('openvino_telemetry')]",
-        f"assert bool(told) == {before}, told",
     )
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -341,6 +333,7 @@ def test_openvino_leaves_the_network_as_it_was() -> None:
         expected = one(windows)
         torch.testing.assert_close(run(windows), expected, rtol=0, atol=1e-4)
         torch.testing.assert_close(given, expected[:1], rtol=0, atol=1e-4)
+    assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
     assert not one._forward_hooks
     assert [(weight.data_ptr(), weight.stride()) for weight in one.parameters()] == before
 
@@ -355,7 +348,8 @@ def test_plain_order_changes_no_number(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.slow
-def test_torch_compile_gives_the_labels_of_torch(model: Path) -> None:
+def test_torch_compile_gives_the_labels_of_torch(tmp_path: Path, model: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # a killed run leaves half a library
     array = np.random.default_rng(1).normal(size=(20, 14, 6)).astype(np.float32)
     found, expected = (
         predict_volume(model, (array, np.eye(4)), device="cpu", precision="float32", engine=engine)

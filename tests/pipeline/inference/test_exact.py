@@ -22,8 +22,8 @@ from voxelwise.pipeline.inference import exact
 from voxelwise.pipeline.inference.exact import default_limit, exact_planes
 from voxelwise.pipeline.inference.halo import Halo, measure_halo
 from voxelwise.pipeline.inference.in_memory import predict_volume
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.inference.predict import predict
-from voxelwise.pipeline.inference.predictor import load_predictor
 from voxelwise.pipeline.inference.scorer import NetworkScorer
 from voxelwise.pipeline.inference.tiles import Tiling, plan_tiles
 from voxelwise.pipeline.model_folder import write_model_folder

@@ -12,8 +12,9 @@ from voxelwise.errors import CaseError, UsageError
 from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.inference.frames import FrameSegmenter
 from voxelwise.pipeline.inference.in_memory import predict_volume
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.inference.modes import Modes
-from voxelwise.pipeline.inference.predictor import Predictor, load_predictor
+from voxelwise.pipeline.inference.predictor import Predictor
 from voxelwise.pipeline.model_folder import write_model_folder
 from voxelwise.transforms.volume import Geometry, Volume
 

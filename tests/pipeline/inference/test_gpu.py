@@ -14,7 +14,8 @@ from voxelwise.errors import CaseError
 from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.inference.budget import Limits
 from voxelwise.pipeline.inference.footprint import CONTEXT_BYTES
-from voxelwise.pipeline.inference.predictor import Predictor, load_predictor
+from voxelwise.pipeline.inference.loading import load_predictor
+from voxelwise.pipeline.inference.predictor import Predictor
 from voxelwise.pipeline.model_folder import write_model_folder
 from voxelwise.transforms.volume import Geometry, Volume
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from voxelwise.networks.registry import build_network
-from voxelwise.pipeline.inference.predictor import load_predictor
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.model_folder import write_model_folder
 from voxelwise.pipeline.start import idle_bytes
 from voxelwise.transforms.readers import read_volume

@@ -25,9 +25,10 @@ from voxelwise.networks.base import SegmentationNetwork
 from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.inference import engines
 from voxelwise.pipeline.inference.in_memory import predict_volume
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.inference.modes import Modes, several
 from voxelwise.pipeline.inference.predict import predict
-from voxelwise.pipeline.inference.predictor import Predictor, load_predictor
+from voxelwise.pipeline.inference.predictor import Predictor
 from voxelwise.pipeline.inference.segmentation import Segmented
 from voxelwise.pipeline.inference.skipping import SkippingScorer, background_of
 from voxelwise.pipeline.inference.uncertainty import mutual_information, sum_up
@@ -407,6 +408,33 @@ def test_slices_with_their_neighbours(tmp_path: Path) -> None:
     write_model_folder(tmp_path / "wrong", build_network("unet", 2, 2, len(LABELS), **OPTIONS), OPTIONS, wrong)
     with pytest.raises(UsageError, match="its plan says slices: 2, expected an odd number"):
         predict_volume(tmp_path / "wrong", (array, np.eye(4)))
+
+
+def test_background_of_two_channels_with_their_neighbours(tmp_path: Path) -> None:
+    """2.5D, several channels, mirrored, in all views: what is skipped is background, the rest as without skipping."""
+    fields = plan(
+        dims=2,
+        patch=[8, 8, 1],
+        spacing_mm=None,
+        slices=3,
+        channels=["one", "two"],
+        normalisation=[{"kind": "zscore_nonzero"}] * 2,
+        mirror_axes=[0, 1, 2],
+        tta=True,
+    )
+    network = build_network("unet", 2, 6, len(LABELS), **OPTIONS)
+    assert network.head is not None
+    with torch.no_grad():
+        list(network.head.parameters())[-1][1] += 9  # what is computed is no background
+    write_model_folder(tmp_path / "model", network, OPTIONS, fields)
+    array = np.stack([noise((24, 10, 6)), noise((24, 10, 6), seed=1)])
+    array[:, :16] = 0
+    for views in (None, "all"):
+        whole = predict_volume(tmp_path / "model", (array, np.eye(4)), views=views)
+        found = predict_volume(tmp_path / "model", (array, np.eye(4)), views=views, skip_background=True)
+        np.testing.assert_array_equal(found[20:], whole[20:])
+        assert not found[:4].any()
+        assert whole[:4].any()
 
 
 def test_all_windows_skipped_is_background(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.archive.convert import convert
 from voxelwise.pipeline.inference import cases as stage
 from voxelwise.pipeline.inference.in_memory import predict_volume
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.inference.predict import predict
-from voxelwise.pipeline.inference.predictor import Predictor, load_predictor
+from voxelwise.pipeline.inference.predictor import Predictor
 from voxelwise.pipeline.model_folder import write_model_folder
 from voxelwise.scripts.main import explain
 from voxelwise.transforms.geometry import apply_affine, axis_codes

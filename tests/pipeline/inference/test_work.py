@@ -26,8 +26,8 @@ from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.inference import spread as stage
 from voxelwise.pipeline.inference import work
 from voxelwise.pipeline.inference.budget import Limits
+from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.inference.predict import predict
-from voxelwise.pipeline.inference.predictor import load_predictor
 from voxelwise.pipeline.inference.work import local_devices, processes, shares
 from voxelwise.pipeline.model_folder import write_model_folder
 
@@ -155,6 +155,7 @@ def test_words_that_contradict_each_other(tmp_path: Path, model: Path, images: P
         ({"scheduler": "tcp://10.0.0.1:1"}, "a plain connection to another machine"),
         ({"tls_config": "x.yaml"}, "--tls-config is for a cluster"),
         ({"single_process": True, "scheduler": "tcp://127.0.0.1:1"}, "--single-process starts no other process"),
+        ({"single_process": True, "engine": "compile"}, "--engine compile starts compilers, --single-process starts"),
         ({"device": "cpu,cpu"}, "names a device twice"),
         ({"device": "cuda:0,cuda:1", "scheduler": "tcp://127.0.0.1:1"}, "each worker of a cluster takes one device"),
     ):
@@ -290,6 +291,8 @@ def test_two_processes_give_what_one_gives_and_a_dead_one_costs_its_case(tmp_pat
     outcome = predict(folder, images, tmp_path / "dead", network=name, engine="torch", workers=2)
     assert outcome.done == ("c0", "c2", "c3")
     assert {one.case: one.code for one in outcome.failures}["flat"] == "worker-died"
+    facts = json.loads((tmp_path / "two" / "manifest.json").read_text())["facts"]
+    assert facts["engine"] == {"name": "torch", "version": torch.__version__, "precision": facts["engine"]["precision"]}
 
 
 @pytest.mark.slow
