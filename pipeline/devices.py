@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -74,7 +75,8 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """No TF32 (10 bits behind the point) inside the block: that of cuDNN is on by default, that of matrices is not."""
-    kinds = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    flags: Any = torch.backends.cudnn
+    kinds = (flags.conv, flags.rnn)
     before = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:

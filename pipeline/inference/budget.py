@@ -20,7 +20,7 @@ from .strips import CrossSection, Strips
 
 FLOAT_BYTES = 4  # of sums, scores and prepared voxels
 KEPT_SHARE = 1.6  # of what the network takes, where freed memory is kept for the next window: measured, with holes
-SLACK_BYTES, SLACK_SHARE = 24 * 10**6, 0.01  # stacks, caches, pages that are half used
+SLACK_BYTES, SLACK_SHARE = 40 * 10**6, 0.01  # stacks, caches, pages that are half used
 CHUNKS = (CHUNK_NUMBERS, CHUNK_NUMBERS >> 2, CHUNK_NUMBERS >> 4)
 TRACED_SHARE = 1.4  # of the activations as they are traced: what exact tiles take, kernels included; measured
 LEAST_TILE_BYTES = 64 * 10**6

@@ -273,7 +273,7 @@ class _Memory:
     def of(cls, networks: Sequence[SegmentationNetwork], patch: Sequence[int]) -> _Memory:
         """Of networks, for windows of a size."""
         weights = sum(one.numel() * one.element_size() for network in networks for one in network.parameters())
-        activations = [network.activation_bytes(patch) for network in networks]
+        activations = [_activations(network, patch) for network in networks]
         held = OPENVINO_BYTES + weights + sum(activations)
         return cls(held, held + TRACED_SHARE * max(activations))
 
@@ -284,11 +284,31 @@ def _suits(
     """Whether OpenVINO is installed, pays for its start, and leaves memory for everything else."""
     if device.type != "cpu" or _version("openvino") is None:
         return False
-    if min(network.activation_bytes(patch) for network in networks) < LEAST_ACTIVATIONS:
+    if min(_activations(network, patch) for network in networks) < LEAST_ACTIVATIONS:
         return False
     left = int(psutil.virtual_memory().available) if room is None else room
     memory = _Memory.of(networks, patch)
     return memory.most <= left and memory.held <= HELD_PART * left
+
+
+@torch.inference_mode()
+def _activations(network: SegmentationNetwork, patch: Sequence[int]) -> int:
+    """About what the activations of a window take: the layer with the largest maps, and half as much for those that
+    wait, from a smaller window. Tracing the window itself would load torch's compiler, 170 MB and seconds."""
+    most = [0]
+
+    def count(layer: nn.Module, given: tuple[object, ...], result: object) -> None:
+        most.append(sum(one.nbytes for one in (*given, result) if isinstance(one, Tensor)))
+
+    sides = zip(patch, network.stride, network.minimum_size, strict=True)
+    small = [min(side, max(step, side // 2 // step * step, least)) for side, step, least in sides]
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if not list(layer.children())]
+    try:
+        network(torch.zeros(1, network.in_channels, *small, device=next(network.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return int(1.5 * max(most)) * math.prod(patch) // math.prod(small)
 
 
 def _check_memory(networks: Sequence[SegmentationNetwork], patch: Sequence[int], room: int | None) -> None:

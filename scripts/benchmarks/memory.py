@@ -37,7 +37,7 @@ from voxelwise.transforms.chains import run_chain
 from voxelwise.transforms.located import plain
 from voxelwise.transforms.nifti import read_nifti
 
-SAMPLE_SECONDS = 0.02
+SAMPLE_SECONDS = 0.05
 REFUSED = 6
 
 
