@@ -17,11 +17,13 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes
 
 from .start import idle_bytes
+from .versions import LIBRARIES as DECIDING
 
 LIBRARIES = (
-    *("torch", "monai", "lightning", "numpy", "scipy", "nibabel", "pydicom", "SimpleITK", "itk", "blosc2", "isal"),
+    *DECIDING,
     *("safetensors", "pydantic", "scikit-image", "scikit-learn", "matplotlib", "pillow", "tensorboard"),
 )
+OPTIONAL = ("openvino", "onnxruntime", "segmentation-models-pytorch")  # voxelwise[openvino], [onnx], [encoders]
 CODECS = ("pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm")
 SAFE_TORCH = (2, 10)  # before it, the restricted reader of torch.load could be got around
 
@@ -35,7 +37,7 @@ def doctor() -> dict[str, Any]:
         transfer_syntaxes with their decoders, and problems: one sentence for each thing to see to.
     """
     report = {
-        "versions": {name: version(name) for name in ("voxelwise", *LIBRARIES, *CODECS)},
+        "versions": {name: version(name) for name in ("voxelwise", *LIBRARIES, *CODECS, *OPTIONAL)},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu(),
