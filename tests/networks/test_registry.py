@@ -126,3 +126,13 @@ def test_an_error_without_options_is_ours() -> None:
 def test_wrong_use(name: str, dims: int, options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build_network(name, dims, 1, 2, **options)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_without_any_width_it_is_refused(name: str) -> None:
+    """In one line; a ValueError is a wrong use too."""
+    entry = NETWORKS[name]
+    options = {"widths": (0, 0, 0)} if name == "unet" else {"width": 0}
+    with pytest.raises((UsageError, ValueError)) as caught:
+        build_network(name, entry.spatial_dims[0], 1, 2, **options)
+    assert "\n" not in str(caught.value)
