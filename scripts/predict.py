@@ -36,7 +36,7 @@ def run(
         ),
     ] = "auto",
     overlap: Annotated[
-        float | None, typer.Option("--overlap", help="Of neighbouring windows, 0 to 0.9.  [default: the plan's]")
+        float | None, typer.Option("--overlap", help="Of neighbouring windows, 0 to below 1.  [default: the plan's]")
     ] = None,
     tta: Annotated[
         bool | None, typer.Option("--tta/--no-tta", help="Average over mirrored images.  [default: the plan's]")

@@ -212,7 +212,8 @@ def test_an_engine_is_made_ready_for_all_views_before_a_case_is_planned(
 ) -> None:
     """What it holds for each of them for good is held when the process is measured."""
     flat = make_model(tmp_path / "flat", dims=2, patch=[8, 12, 1])
-    seen, run = set(), TorchEngine.__call__
+    seen: set[tuple[int, ...]] = set()
+    run = TorchEngine.__call__
 
     def scored(engine: TorchEngine, network: Any, windows: Tensor, *, features: bool) -> Tensor:
         seen.add(tuple(windows.shape[2:]))
