@@ -107,7 +107,7 @@ def explain(error: BaseException, verb: str | None = None) -> tuple[int, str]:
         where = error.filename or "output"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return 6, f"{where}: no space left on the disk; make room and run the same command again"
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
             return 2, f"{where}: {error.strerror}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return 6, "out of memory; close other programs, or give fewer --workers or a smaller model or patch"

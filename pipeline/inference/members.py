@@ -13,6 +13,7 @@ from ...networks.base import SegmentationNetwork
 from ..model_folder import ModelFolder
 from .scorer import Head, NetworkScorer
 
+LONGEST_SHOWN = 120  # letters of two values; longer ones are named alone
 SHARED = ("dims", "channels", "modality", "spacing_mm", "orientation", "crop", "bias_field", "normalisation", "patch")
 
 
@@ -79,7 +80,13 @@ def check_together(first: ModelFolder, other: ModelFolder) -> None:
 
 def _differences(first: ModelFolder, other: ModelFolder) -> list[str]:
     ours, theirs = _shared(first), _shared(other)
-    return [f"{name} is {theirs[name]}, expected {ours[name]}" for name in ours if ours[name] != theirs[name]]
+    different = [name for name in ours if ours[name] != theirs[name]]
+    return [
+        f"{name} is {theirs[name]}, expected {ours[name]}"
+        if len(f"{theirs[name]}{ours[name]}") < LONGEST_SHOWN
+        else f"{name} differs (see model.yaml)"
+        for name in different
+    ]
 
 
 def _shared(model: ModelFolder) -> Mapping[str, Any]:
