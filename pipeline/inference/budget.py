@@ -20,6 +20,7 @@ from .strips import CrossSection, Strips
 
 FLOAT_BYTES = 4  # of sums, scores and prepared voxels
 KEPT_SHARE = 1.6  # of what the network takes, where freed memory is kept for the next window: measured, with holes
+KEPT_BYTES = 2**27  # and what the heap then grows by beyond what is asked for, twice (devices.keep_heap)
 SLACK_BYTES, SLACK_SHARE = 40 * 10**6, 0.01  # stacks, caches, pages that are half used
 CHUNKS = (CHUNK_NUMBERS, CHUNK_NUMBERS >> 2, CHUNK_NUMBERS >> 4)
 TRACED_SHARE = 1.4  # of the activations as they are traced: what exact tiles take, kernels included; measured
@@ -207,7 +208,7 @@ def _amounts(
         "scores": 0 if needs.gpu else restoring,
         "probabilities, uncertainty": needs.beside,
     }
-    ram["slack"] = SLACK_BYTES + round(SLACK_SHARE * sum(ram.values()))
+    ram["slack"] = SLACK_BYTES + (KEPT_BYTES if keep else 0) + round(SLACK_SHARE * sum(ram.values()))
     if not needs.gpu:
         return _positive(ram), {}
     gpu = {
