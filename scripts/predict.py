@@ -15,9 +15,14 @@ from .terminal import finish
 
 @options.with_reading(without=["phi"])
 def run(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as `train` leaves behind.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", exists=True, help="Model folder, as `train` leaves behind.")
+    ],
     input: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="File, DICOM folder, archive, or a data set, of which every image.")
+        Path,
+        typer.Argument(
+            metavar="INPUT", exists=True, help="File, DICOM folder, archive, or a data set, of which every image."
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder, or a file where INPUT is one volume.")],
     fold: Annotated[

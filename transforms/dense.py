@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .match import Box, cuts, margins, match_grids, positions, reach
+from .match import Box, cuts, match_grids, reach
+from .placing import along
 
 NUMBERS = 1 << 20  # scores at a time, 4 MiB of float32
 COPIES = 12  # of so many scores that are made on the way, those of two receivers included
@@ -154,31 +155,16 @@ class DenseRestoration:
 
     def _belonging(self, axis: int, source: int, around: Sequence[slice], cells: Box) -> slice:
         """Voxels of a source axis that lie in these cells of a network axis that it runs along."""
-        _, _, inside = self._located(axis, around, cells, torch.device("cpu"))
+        _, _, inside = along(self.match, self.shape, cells, around, axis, torch.device("cpu"))
         found = inside.flatten().nonzero()
         first = around[source].start
         return slice(first + int(found[0]), first + int(found[-1]) + 1) if len(found) else slice(0, 0)
-
-    def _located(
-        self, axis: int, where: Sequence[slice], cells: Box, device: torch.device
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of source voxels along one network axis: the cell that they lie in, from the first one of a box on, how far
-        they are into it, and whether they belong to its cells."""
-        row, size, box = self.match.matrix[axis], self.shape[axis], cells[axis]
-        position = positions(row, where, device)
-        below, above = margins(row)
-        inside = (position >= -below) & (position <= size - 1 + above)
-        position = position.clamp(0, size - 1)
-        number = position.floor().long().clamp(max=max(size - 2, 0))
-        inside = inside & (number >= box.start) & (number < box.stop)
-        share = (position - number).float()
-        return (number - box.start).clamp(0, box.stop - box.start - 1), share, inside
 
     def _by_axes(self, values: Tensor, where: Sequence[slice], cells: Box) -> Tensor:
         """What is interpolated for a box of the source (F, *box) whose axes run along those of the network's grid."""
         assert self._along is not None
         for axis, _ in self._along:
-            corner, share, _ = self._located(axis, where, cells, values.device)
+            corner, share, _ = along(self.match, self.shape, cells, where, axis, values.device)
             low = corner.flatten()
             high = (low + 1).clamp(max=values.shape[axis + 1] - 1)
             size = [1, 1, 1, 1]
@@ -190,7 +176,7 @@ class DenseRestoration:
     def _by_points(self, values: Tensor, where: Sequence[slice], cells: Box) -> None:
         """The same for axes that run across: a point is a weighted sum of eight rows of a table (voxels, F)."""
         size = tuple(part.stop - part.start for part in where)
-        located = [self._located(axis, where, cells, values.device) for axis in range(3)]
+        located = [along(self.match, self.shape, cells, where, axis, values.device) for axis in range(3)]
         inside = (located[0][2] & located[1][2] & located[2][2]).expand(size)
         if not bool(inside.any()):
             return

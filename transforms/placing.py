@@ -57,7 +57,7 @@ def blocks(
         return
     lines: list[tuple[slice, Tensor, Tensor]] = []  # for each axis of the network: of the source, cells, shares
     for axis, source_axis in enumerate(order):
-        corner, share, inside = (one.flatten() for one in _along(match, shape, cells, around, axis, values.device))
+        corner, share, inside = (one.flatten() for one in along(match, shape, cells, around, axis, values.device))
         held = inside.nonzero()[:, 0]
         if not len(held):
             return
@@ -84,13 +84,13 @@ def _anyhow(
             slice(whole.start + one.start, whole.start + one.stop) for whole, one in zip(around, cut, strict=True)
         )
         size = tuple(part.stop - part.start for part in where)
-        axes = [_along(match, shape, cells, where, axis, values.device) for axis in range(3)]
+        axes = [along(match, shape, cells, where, axis, values.device) for axis in range(3)]
         inside = (axes[0][2] & axes[1][2] & axes[2][2]).expand(size)
         found = values[axes[0][0], axes[1][0], axes[2][0]].expand(size)
         yield Block(where, (0, 1, 2), found, inside, tuple(share.expand(size) for _, share, _ in axes))
 
 
-def _along(
+def along(
     match: Match, shape: Sequence[int], cells: Box, where: Sequence[slice], axis: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of source voxels along one axis of the network: the cell, from the first one asked for on, the share of it, and
