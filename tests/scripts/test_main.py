@@ -126,8 +126,11 @@ NAMED = {
 
 @pytest.mark.parametrize("verb", sorted(READERS))
 def test_the_ways_out_reach_the_stage_as_one_record(
-    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "in"):
+        (tmp_path / name).mkdir()
     taken: list[ReadOptions] = []
 
     def stage(*arguments: object, options: ReadOptions, **others: object) -> None:
@@ -173,6 +176,7 @@ def test_version(capsys: Capture) -> None:
         (["convert", "a", "b", "--workers", "0"], "Invalid value for '--workers'"),
         (["convert", "nowhere", "out"], "nowhere does not exist; give a file or a folder"),
         (["index", "nowhere"], "nowhere does not exist"),
+        (["predict", "nowhere", "in", "out"], "path 'nowhere' does not exist"),
         (["convert", ".", "out", "--name", "x"], "lies inside the input"),
     ],
 )
