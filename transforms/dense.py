@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .match import Box, cuts, match_grids, reach
+from .match import Box, cuts, reach
 from .placing import along
+from .streamed import Streamed
 
 NUMBERS = 1 << 20  # scores at a time, 4 MiB of float32
 COPIES = 12  # of so many scores that are made on the way, those of two receivers included
@@ -29,7 +30,7 @@ class Receiver(Protocol):
         ...
 
 
-class DenseRestoration:
+class DenseRestoration(Streamed):
     """Scores of every source voxel that lies on the network's grid; each one is given once.
 
     Args:
@@ -57,49 +58,23 @@ class DenseRestoration:
         device: torch.device | None = None,
         numbers: int = NUMBERS,
     ) -> None:
-        self.shape, self.source_shape = tuple(shape), tuple(source_shape)
-        self.match = match_grids(shape, affine, source_shape, source_affine)
-        self.receivers = tuple(receivers)
-        self.scores_of = (lambda values: values) if scores_of is None else scores_of
-        self.device, self.numbers = device, numbers
-        self._classes = 0
-        self._last: tuple[int, list[slice], Tensor] | None = None  # the last plane, its number, its cross-section
+        super().__init__(shape, affine, source_shape, source_affine, scores_of=scores_of, device=device)
+        self.receivers, self.numbers = tuple(receivers), numbers
         # for each source axis the network axis that alone depends on it, and itself; None where axes run across
         lines = self.match.lines
         self._along = None if lines is None else tuple((lines.index(source), source) for source in range(3))
 
-    @torch.inference_mode()
-    def add(self, where: slice, values: Tensor, part: Sequence[slice] | None = None) -> None:
-        """Give out what lies between these planes, and between them and the planes that came before.
+    @property
+    def voxels(self) -> int:
+        """Of a box, at most."""
+        return max(8, self.numbers // self.classes)
 
-        Args:
-            where: which planes of the first axis; those of one part come from the first to the last.
-            values: (F, planes, *cross-section).
-            part: of the cross-section, that the values cover; the whole one when left out.
-        """
-        rest = [slice(0, side) for side in self.shape[1:]] if part is None else list(part)
-        shared = 0 if self.match.axes is not None else 1
-        if not self._classes:
-            self._classes = len(self.scores_of(self._moved(values[:, :1, :1, :1])))
-        if shared and self._last is not None and self._last[:2] == (where.start - 1, rest):
-            both = torch.cat([self._last[2], values[:, :1]], dim=1)
-            self._add([slice(where.start - 1, where.start + 1), *rest], both, shared)
-        self._add([where, *rest], values, shared)
-        if shared:
-            self._last = (where.stop - 1, rest, values[:, -1:].clone())
-
-    def _add(self, box: Box, values: Tensor, shared: int) -> None:
-        for cut in cuts([side.stop - side.start for side in box], max(8, self.numbers // self._classes), shared):
-            inside = [slice(side.start + one.start, side.start + one.stop) for side, one in zip(box, cut, strict=True)]
-            taken = (slice(None), *cut)
-            part = self._moved(values[taken])
-            if shared:
-                self._interpolate(inside, part)
-            else:
-                self._copy(inside, part)
-
-    def _moved(self, values: Tensor) -> Tensor:
-        return values if self.device is None else values.to(self.device)
+    def take(self, box: Box, values: Tensor) -> None:
+        """Give out what a box says of the source."""
+        if self.match.axes is not None:
+            self._copy(box, values)
+        elif (cells := self.cells(box)) is not None:
+            self._interpolate(cells, values)
 
     def _give(self, where: Sequence[slice], scores: Tensor, inside: Tensor | None = None) -> None:
         for receiver in self.receivers:
@@ -125,17 +100,8 @@ class DenseRestoration:
         order = np.argsort([source_axis for source_axis, _ in self.match.axes])
         self._give(where, (scores.flip(flipped) if flipped else scores).permute(0, *(1 + int(at) for at in order)))
 
-    def _interpolate(self, box: Box, values: Tensor) -> None:
-        """Give out the source voxels whose cell of the network's grid has its corners in this box.
-
-        Cell i of an axis reaches from centre i to centre i + 1; an axis of one voxel has one cell.
-        """
-        cells = [
-            slice(side.start, side.stop if size == 1 else side.stop - 1)
-            for side, size in zip(box, self.shape, strict=True)
-        ]
-        if any(side.stop <= side.start for side in cells):
-            return
+    def _interpolate(self, cells: Box, values: Tensor) -> None:
+        """Give out the source voxels that lie in cells."""
         around = reach(self.match, self.shape, self.source_shape, cells)
         if min(part.stop - part.start for part in around) <= 0:
             return
@@ -144,7 +110,7 @@ class DenseRestoration:
         sides = [part.stop - part.start for part in around]
         if min(sides) <= 0:
             return
-        for cut in cuts(sides, max(8, self.numbers // self._classes), 0):
+        for cut in cuts(sides, self.voxels, 0):
             where = [
                 slice(whole.start + one.start, whole.start + one.stop) for whole, one in zip(around, cut, strict=True)
             ]

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from .cells import POINTS, Cells, top_class
-from .match import Box, Match, cuts, match_grids
+from .match import Box, Match
 from .placing import blocks
+from .streamed import Streamed
 
 CHUNK_NUMBERS = 1 << 23  # scores at a time, 32 MiB of float32
 BLOCK_SHARE = 1 / 16  # of it: voxels of the source at a time
@@ -55,7 +56,7 @@ def restore_labels(
     return restoration.labels
 
 
-class Restoration:
+class Restoration(Streamed):
     """A label map on the source grid that is filled as scores are finished.
 
     Args:
@@ -81,13 +82,9 @@ class Restoration:
         device: torch.device | None = None,
         chunk_numbers: int = CHUNK_NUMBERS,
     ) -> None:
-        self.shape, self.source_shape = tuple(shape), tuple(source_shape)
-        self.match = match_grids(shape, affine, source_shape, source_affine)
-        self.scores_of = (lambda values: values) if scores_of is None else scores_of
-        self.device, self.chunk_numbers = device, chunk_numbers
+        super().__init__(shape, affine, source_shape, source_affine, scores_of=scores_of, device=device)
+        self.chunk_numbers = chunk_numbers
         self._labels: np.ndarray | None = None
-        self._classes = 0
-        self._last: tuple[int, list[slice], Tensor] | None = None  # the last plane, its number, its cross-section
 
     @property
     def labels(self) -> np.ndarray:
@@ -97,59 +94,25 @@ class Restoration:
         return self._labels
 
     @property
-    def neighbours(self) -> int:
-        """Voxels that parts of the cross-section must share with the next one: 1 where scores are interpolated."""
-        return 0 if self.match.axes is not None else 1
+    def voxels(self) -> int:
+        """Of a box, at most."""
+        return _chunk_voxels(self.classes, self.chunk_numbers, self.neighbours > 0)
 
-    @torch.inference_mode()
-    def add(self, where: slice, values: Tensor, part: Sequence[slice] | None = None) -> None:
-        """Label what lies between these planes, and between them and the planes that came before.
+    def begin(self) -> None:
+        """An empty label map."""
+        self._labels = np.zeros(self.source_shape, np.uint8 if self.classes <= 256 else np.uint16)
 
-        Args:
-            where: which planes of the first axis; those of one part come from the first to the last.
-            values: (F, planes, *cross-section).
-            part: of the cross-section, that the values cover; the whole one when left out.
-        """
-        rest = [slice(0, side) for side in self.shape[1:]] if part is None else list(part)
-        if self.neighbours and self._last is not None and self._last[:2] == (where.start - 1, rest):
-            both = torch.cat([self._last[2], values[:, :1]], dim=1)
-            self._add([slice(where.start - 1, where.start + 1), *rest], both)
-        self._add([where, *rest], values)
-        if self.neighbours:
-            self._last = (where.stop - 1, rest, values[:, -1:].clone())
+    def take(self, box: Box, values: Tensor) -> None:
+        """Label what a box says of the source."""
+        scores = self.scores_of(values)
+        del values
+        if self.match.axes is not None:
+            _copy(self.labels, top_class(scores), [side.start for side in box], self.match)
+        elif (cells := self.cells(box)) is not None:
+            self._interpolate(cells, scores)
 
-    def _add(self, box: Box, values: Tensor) -> None:
-        if not self._classes:
-            self._classes = len(self.scores_of(self._moved(values[:, :1, :1, :1])))
-            self._labels = np.zeros(self.source_shape, np.uint8 if self._classes <= 256 else np.uint16)
-        sides = [part.stop - part.start for part in box]
-        for cut in cuts(sides, _chunk_voxels(self._classes, self.chunk_numbers, self.neighbours > 0), self.neighbours):
-            taken = (slice(None), *cut)
-            part = self._moved(values[taken])
-            scores = self.scores_of(part)
-            del part
-            inside = [
-                slice(whole.start + one.start, whole.start + one.stop) for whole, one in zip(box, cut, strict=True)
-            ]
-            if self.match.axes is not None:
-                _copy(self.labels, top_class(scores), [side.start for side in inside], self.match)
-            else:
-                self._interpolate(inside, scores)
-
-    def _moved(self, values: Tensor) -> Tensor:
-        return values if self.device is None else values.to(self.device)
-
-    def _interpolate(self, box: Box, scores: Tensor) -> None:
-        """Label the source voxels whose cell of the network's grid has its corners in this box.
-
-        Cell i of an axis reaches from centre i to centre i + 1; an axis of one voxel has one cell.
-        """
-        cells = [
-            slice(side.start, side.stop if size == 1 else side.stop - 1)
-            for side, size in zip(box, self.shape, strict=True)
-        ]
-        if any(side.stop <= side.start for side in cells):
-            return
+    def _interpolate(self, cells: Box, scores: Tensor) -> None:
+        """Label the source voxels that lie in cells."""
         looked_at = Cells(scores)
         room = max(1, int(self.chunk_numbers * BLOCK_SHARE))
         for block in blocks(self.match, self.shape, self.source_shape, cells, looked_at.codes, room):

@@ -20,7 +20,7 @@ from ...transforms.blockwise import BlockwiseImage, blockwise
 from ...transforms.chains import run_chain
 from ...transforms.context import neighbours
 from ...transforms.located import affine_of, plain
-from ...transforms.restore import match_grids
+from ...transforms.match import match_grids
 from ...transforms.volume import Entry, Volume
 from ..devices import keep_heap
 from .budget import Needs, Plan, make_plan, make_tile_plan

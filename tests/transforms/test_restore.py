@@ -8,8 +8,9 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 from voxelwise.transforms.geometry import ALL_AXIS_CODES, reorient_to
+from voxelwise.transforms.match import match_grids
 from voxelwise.transforms.resample import resample
-from voxelwise.transforms.restore import match_grids, restore_labels
+from voxelwise.transforms.restore import restore_labels
 
 SHAPE = (9, 8, 7)
 OBLIQUE = np.array([[0.68, -0.1, 0.2, 15.0], [0.12, 0.88, -0.3, 12.0], [-0.1, 0.2, 2.4, -14.0], [0, 0, 0, 1]])
