@@ -2,7 +2,8 @@
 
 Ronneberger, Fischer and Brox, MICCAI 2015 (2D); Çiçek et al., MICCAI 2016 (3D).
 Differs from the papers: padded convolutions, strided convolutions downwards, instance norm and LeakyReLU; by option
-residual blocks in the encoder, an encoder of another library, and outputs at several scales.
+residual blocks in the encoder, an encoder of another library, and outputs at several scales. With the options that
+nnunet.py makes of nnU-Net's plans it computes what nnU-Net's PlainConvUNet and ResidualEncoderUNet compute.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ from .blocks import (
 )
 from .encoders import MAPS, build_encoder, check_encoder, encoder_reach
 from .receptive_field import Reach
+from .resnet_d import ResidualBlockD
 
 Sides = Sequence[int] | int
-BLOCKS: dict[str, type[ConvNormAct] | type[ResidualBlock]] = {"plain": ConvNormAct, "residual": ResidualBlock}
-ENCODER_DEPTH = {"plain": 2, "residual": 1}  # blocks a level: two convolutions either way
+BLOCKS: dict[str, type[ConvNormAct] | type[ResidualBlock] | type[ResidualBlockD]] = {
+    "plain": ConvNormAct,
+    "residual": ResidualBlock,
+    "residual_d": ResidualBlockD,
+}
+ENCODER_DEPTH = {"plain": 2, "residual": 1, "residual_d": 1}  # blocks a level: two convolutions each way
 
 
 class UNet(SegmentationNetwork):
@@ -42,7 +48,8 @@ class UNet(SegmentationNetwork):
 
     Args:
         widths: channels per level, shallow to deep.
-        blocks: "plain" or "residual": what the encoder is made of; the decoder is plain.
+        blocks: "plain", "residual" or "residual_d" (its shortcut averages over the stride and has a norm): what the
+            encoder is made of; the decoder is plain.
         norm: "instance", "batch", "group" or "none".
         activation: "leaky_relu", "relu", "prelu", "elu", "silu" or "gelu".
         kernels: per level, one odd size or one per axis; default 3.
@@ -52,7 +59,10 @@ class UNet(SegmentationNetwork):
         deep_supervision: number of output scales in training mode; with 1 a tensor is returned instead of a list.
         encoder: in 2D, one of segmentation-models-pytorch's instead of ours, such as resnet34, inceptionv4 or
             efficientnet-b0 (`ENCODERS`). The image itself and its five maps go into our decoder, whose five levels
-            have the `widths`; `blocks`, `kernels`, `strides` and `encoder_depth` are left out, and it keeps its norm.
+            have the `widths`; `blocks`, `kernels`, `strides`, `encoder_depth` and `stem` are left out, and it keeps
+            its norm.
+        stem: channels of one convolution more, in front of the first block; none by default.
+        up_bias: whether the transposed convolutions have a bias; by default only where there is no norm.
 
     Shape:
         image: (N, in_channels, *S).
@@ -77,13 +87,17 @@ class UNet(SegmentationNetwork):
         decoder_depth: Sides = 2,
         deep_supervision: int = 1,
         encoder: str | None = None,
+        stem: int | None = None,
+        up_bias: bool | None = None,
     ) -> None:
         levels = len(widths)
         if encoder is not None:
             check_encoder(encoder, spatial_dims)
-            levels = _levels_beside(encoder, widths, blocks, kernels, strides, encoder_depth)
+            levels = _levels_beside(encoder, widths, blocks, kernels, strides, encoder_depth, stem)
         if levels < 2:
             raise ValueError(f"a U-Net has at least two levels, got widths={list(widths)}")
+        if stem is not None and stem < 1:
+            raise ValueError(f"a stem has channels, got {stem=}")
         choose("blocks", blocks, BLOCKS)
         choose("norm", norm, NORMS)
         choose("activation", activation, ACTIVATIONS)
@@ -92,13 +106,16 @@ class UNet(SegmentationNetwork):
         kernel, stride = _sides(kernels, strides, levels, spatial_dims)
         depth_down = _depths("encoder_depth", ENCODER_DEPTH[blocks] if encoder_depth is None else encoder_depth, levels)
         depth_up = _depths("decoder_depth", decoder_depth, levels - 1)
-        convs_down = [depth * (2 if blocks == "residual" else 1) for depth in depth_down]
+        convs_down = [depth * (1 if blocks == "plain" else 2) for depth in depth_down]
+        convs_down[0] += stem is not None
         super().__init__(
             spatial_dims,
             in_channels,
             out_channels,
             stride=[prod(steps) for steps in zip(*stride, strict=True)],
-            receptive_field=_reach(kernel, stride, convs_down, depth_up, encoder) if norm in LOCAL_NORMS else None,
+            receptive_field=_reach(kernel, stride, convs_down, depth_up, encoder, pools=blocks == "residual_d")
+            if norm in LOCAL_NORMS
+            else None,
         )
         self.at_least_two = norm != "none" or encoder is not None
         self.deep_supervision = deep_supervision
@@ -115,13 +132,16 @@ class UNet(SegmentationNetwork):
                 blocks=blocks,
                 norm=norm,
                 activation=activation,
+                stem=stem,
             )
             skips, below = widths[:-1], widths[-1]
         else:
             self.encoder, (*skips, below) = build_encoder(encoder, in_channels)
         widths = widths[: levels - 1]  # of the decoder
         self.up = nn.ModuleList(
-            CONV_TRANSPOSE[spatial_dims](coarse, width, step, stride=step, bias=norm == "none")
+            CONV_TRANSPOSE[spatial_dims](
+                coarse, width, step, stride=step, bias=norm == "none" if up_bias is None else up_bias
+            )
             for coarse, width, step in zip([*widths[1:], below], widths, stride[1:], strict=True)
         )
         self.decoder = nn.ModuleList(
@@ -184,16 +204,21 @@ def _own_encoder(
     blocks: str,
     norm: str,
     activation: str,
+    stem: int | None,
 ) -> nn.ModuleList:
-    """One stage a level; its first block takes the step into the level."""
+    """One stage a level; its first block takes the step into the level. A stem is the first layer of the first."""
     levels = nn.ModuleList()
+    before = in_channels
     for level, width in enumerate(widths):
         stage = nn.Sequential()
+        if stem is not None and not level:
+            stage.append(ConvNormAct(spatial_dims, before, stem, kernel=kernels[0], norm=norm, activation=activation))
+            before = stem
         for step in range(depths[level]):
             stage.append(
                 BLOCKS[blocks](
                     spatial_dims,
-                    width if step else (widths[level - 1] if level else in_channels),
+                    before,
                     width,
                     kernel=kernels[level],
                     stride=None if step else strides[level],
@@ -201,6 +226,7 @@ def _own_encoder(
                     activation=activation,
                 )
             )
+            before = width
         levels.append(stage)
     return levels
 
@@ -210,7 +236,7 @@ def _levels_beside(encoder: str, widths: Sequence[int], blocks: str, *own: objec
     if blocks != "plain" or any(option is not None for option in own):
         raise UsageError(
             f"encoder={encoder} has blocks, kernels, strides and a depth of its own; leave the options blocks, "
-            "kernels, strides and encoder_depth out"
+            "kernels, strides, encoder_depth and stem out"
         )
     if len(widths) != MAPS:
         raise UsageError(f"encoder={encoder}: widths gives the {MAPS} levels of the decoder, got {list(widths)}")
@@ -223,23 +249,27 @@ def _reach(
     down: Sequence[int],
     up: Sequence[int],
     encoder: str | None,
+    *,
+    pools: bool,
 ) -> list[int] | None:
-    """Receptive field along each axis; `down` and `up` are convolutions per level."""
+    """Receptive field along each axis; `down` and `up` are convolutions per level, `pools` whether shortcuts do."""
     reach = []
     for sides, steps in zip(zip(*kernels, strict=True), zip(*strides, strict=True), strict=True):
-        maps = _encoded(sides, steps, down) if encoder is None else encoder_reach(encoder)
+        maps = _encoded(sides, steps, down, pools) if encoder is None else encoder_reach(encoder)
         if maps is None:
             return None
         reach.append(_decoded(maps, sides, steps, up))
     return reach
 
 
-def _encoded(kernels: Sequence[int], strides: Sequence[int], convs: Sequence[int]) -> list[Reach]:
+def _encoded(kernels: Sequence[int], strides: Sequence[int], convs: Sequence[int], pools: bool) -> list[Reach]:
     """What each level of our encoder sees along one axis; `convs` are convolutions per level."""
     seen = Reach.of_input(prod(strides))
     levels: list[Reach] = []
     for kernel, stride, count in zip(kernels, strides, convs, strict=True):
-        seen = seen.conv(kernel, stride).convs(kernel, count - 1)
+        before, seen = seen, seen.conv(kernel, stride).convs(kernel, count - 1)
+        if pools:
+            seen = seen.join(before.conv(stride, stride, padding=0).convs(kernel, count - 2))
         levels.append(seen)
     return levels
 

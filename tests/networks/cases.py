@@ -63,6 +63,9 @@ FLAT = [
     *(case for case in REGISTERED.values() if case.dims == 2),
     Case("unet", 2, {"norm": "batch", "blocks": "residual", "activation": "relu"}),
     Case("unet", 2, {"norm": "batch", "kernels": [[1, 3], 3, 5], "strides": [1, [1, 2], [3, 2]], "activation": "elu"}),
+    Case(
+        "unet", 2, {"norm": "batch", "blocks": "residual_d", "stem": 5, "kernels": [3, [1, 3], 3], "strides": [1, 3, 2]}
+    ),
     Case("unet", 2, {"norm": "batch", "encoder": "resnet18", "widths": (4, 4, 4, 6, 8), "deep_supervision": 2}),
     Case("unet2015", 2, {"padding": "same", "norm": "batch"}),
     Case("dilated_unet", 2, {"rates": (1, 2, 5)}),
@@ -79,6 +82,7 @@ FLAT = [
 SOLID = [
     *(case for case in REGISTERED.values() if case.dims == 3),
     Case("unet", 3, {"norm": "none", "deep_supervision": 2, "activation": "prelu"}),
+    Case("unet", 3, {"norm": "instance", "blocks": "residual_d", "strides": [1, [2, 2, 1], 2], "up_bias": True}),
     Case("unet", 3, {"norm": "group", "strides": [1, [2, 2, 1], 2], "kernels": [[3, 3, 1], 3, 3]}),
     Case("unet", 2, {"norm": "batch", "strides": [1, [1, 2], 2], "deep_supervision": 2}, slice_axis=1),
     Case("unet", 2, slice_axis=2),

@@ -23,7 +23,7 @@ POINTWISE = {
     "batch_norm", "local_response_norm",
 }
 JOINING = {"add", "add_", "__add__", "__radd__", "__iadd__", "mul", "mul_", "__mul__", "__rmul__", "__imul__", "div",
-    "__truediv__", "maximum"}
+    "div_", "__truediv__", "maximum"}
 MOVING = {
     "cat", "__getitem__", "__get__", "__len__", "contiguous", "is_contiguous", "is_floating_point", "pad", "repeat",
     "expand", "expand_as", "view", "reshape", "flatten", "unflatten", "movedim", "permute", "size", "dim", "numel",

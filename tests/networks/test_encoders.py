@@ -84,6 +84,7 @@ def test_every_parameter_learns() -> None:
         (2, {"encoder": "resnet34", "widths": (4, 8)}, r"widths gives the 5 levels of the decoder, got \[4, 8\]"),
         (2, {"encoder": "resnet34", "blocks": "residual"}, "leave the options blocks"),
         (2, {"encoder": "resnet34", "strides": [1, 2, 2, 2, 2]}, "leave the options blocks"),
+        (2, {"encoder": "resnet34", "stem": 4}, "encoder_depth and stem out"),
     ],
 )
 def test_wrong_use(dims: int, options: dict[str, Any], message: str) -> None:

@@ -51,13 +51,39 @@ def test_each_scale_is_a_head_on_its_own_level() -> None:
     assert torch.equal(coarse, network.coarse_heads[0](levels[1]))
 
 
-@pytest.mark.parametrize("blocks", ["plain", "residual"])
+@pytest.mark.parametrize("blocks", ["plain", "residual", "residual_d"])
 def test_depths(blocks: str) -> None:
     shallow = UNet(2, 1, 2, widths=(4, 4), blocks=blocks, encoder_depth=1, decoder_depth=1)
     deep = UNet(2, 1, 2, widths=(4, 4), blocks=blocks, encoder_depth=[1, 3], decoder_depth=[2])
     assert len(shallow.encoder[1]) == 1
     assert len(deep.encoder[1]) == 3
     assert count_parameters(deep) > count_parameters(shallow)
+
+
+def test_a_stem_and_biases_upwards_are_options() -> None:
+    plain = UNet(2, 1, 2, widths=(4, 4))
+    stem = UNet(2, 1, 2, widths=(4, 4), stem=6)
+    assert len(stem.encoder[0]) == len(plain.encoder[0]) + 1
+    assert stem.encoder[0][0].conv.out_channels == stem.encoder[0][1].conv.in_channels == 6
+    biased = UNet(2, 1, 2, widths=(4, 4), up_bias=True)
+    assert set(biased.state_dict()) - set(plain.state_dict()) == {"up.0.bias"}
+    assert "up.0.bias" not in UNet(2, 1, 2, widths=(4, 4), norm="none", up_bias=False).state_dict()
+
+
+def test_old_networks_keep_their_names_and_fresh_weights() -> None:
+    """A folder of a model holds the names; a run of a seed starts from the same weights."""
+    torch.manual_seed(0)
+    network = UNet(2, 1, 2, widths=(4, 6), blocks="residual")
+    assert list(network.state_dict())[:6] == [
+        "encoder.0.0.first.conv.weight",
+        "encoder.0.0.first.norm.weight",
+        "encoder.0.0.first.norm.bias",
+        "encoder.0.0.second.conv.weight",
+        "encoder.0.0.second.norm.weight",
+        "encoder.0.0.second.norm.bias",
+    ]
+    assert [name for name in network.state_dict() if name.startswith("up.")] == ["up.0.weight"]
+    assert float(network.head.weight.detach().sum()) == pytest.approx(-1.65484, abs=1e-4)
 
 
 def test_a_window_of_one_stride_keeps_a_bottleneck_that_a_norm_can_use() -> None:
@@ -72,7 +98,8 @@ def test_a_window_of_one_stride_keeps_a_bottleneck_that_a_norm_can_use() -> None
     [
         ({"widths": [8]}, ValueError, r"at least two levels, got widths=\[8\]"),
         ({"norm": "instnce"}, UsageError, "unknown norm 'instnce'; did you mean 'instance'"),
-        ({"blocks": "dense"}, UsageError, r"unknown blocks 'dense' \(there are: plain, residual\)"),
+        ({"blocks": "dense"}, UsageError, r"unknown blocks 'dense' \(there are: plain, residual, residual_d\)"),
+        ({"stem": 0}, ValueError, "a stem has channels, got stem=0"),
         ({"activation": "tanh"}, UsageError, "unknown activation 'tanh'"),
         ({"deep_supervision": 3}, ValueError, "3 levels have 1 to 2 output scales, got deep_supervision=3"),
         ({"kernels": [2, 3, 3]}, ValueError, r"kernels are odd.*got \[2, 3, 3\]"),
