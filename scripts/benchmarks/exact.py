@@ -31,8 +31,8 @@ from voxelwise.pipeline.devices import keep_heap
 from voxelwise.pipeline.inference.exact import exact_planes
 from voxelwise.pipeline.inference.halo import measure_halo
 from voxelwise.pipeline.inference.scorer import NetworkScorer
-from voxelwise.pipeline.inference.stitch import top_class
 from voxelwise.pipeline.inference.tiles import Tiling, plan_tiles
+from voxelwise.transforms.cells import top_class
 
 WIDTHS = (8, 16, 32)
 PATCH, OVERLAP = (96, 96, 96), 0.5

@@ -186,7 +186,7 @@ def _pipeline(classes: int, way: str) -> Callable[[], Any]:
     network = PlainUNet(classes).eval()
     if way.startswith("bare forward"):
         scorer = _scorer(network, way)
-        image = torch.zeros(
+        image = torch.randn(
             1, *(round(side * mm / 1.5) for side, mm in zip((256, 256, 120), (0.8, 0.8, 2.5), strict=True))
         )
         return lambda: _forwards(scorer, image)

@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--spacing", help="of the network's grid in mm, where the volume is resampled")
     parser.add_argument("--budgets", default="2GB,3GB,4GB,8GB,16GB", help="amounts for --memory; none: without it")
+    parser.add_argument("--engine", default="torch", help="another one gives other labels where two classes nearly tie")
     parser.add_argument("--folder", type=Path, help="where files are kept; a temporary one by default")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -72,7 +73,7 @@ def main() -> int:
         case = make_volume(folder / "case.nii.gz", numbers(arguments.shape))
         runs = []
         for budget in arguments.budgets.split(","):
-            run = predict(model, case, folder / f"out_{budget}.nii.gz", budget)
+            run = predict(model, case, folder / f"out_{budget}.nii.gz", budget, arguments.engine)
             limit = None if budget == "none" else parse_bytes(budget)
             runs.append((budget, limit, run))
             print(
@@ -147,7 +148,7 @@ def make_volume(path: Path, shape: Sequence[int]) -> Path:
     return path
 
 
-def predict(model: Path, case: Path, out: Path, budget: str) -> Run:
+def predict(model: Path, case: Path, out: Path, budget: str, engine: str) -> Run:
     """Predict in a process of its own, and watch it."""
     command = [
         sys.executable,
@@ -158,6 +159,8 @@ def predict(model: Path, case: Path, out: Path, budget: str) -> Run:
         str(case),
         str(out),
         "--overwrite",
+        "--engine",
+        engine,
     ]
     command += [] if budget == "none" else ["--memory", budget]
     started = time.monotonic()

@@ -258,6 +258,21 @@ def test_mirrored_and_averaged_as_by_torch(classes: int) -> None:
     assert scorers[0].unmirrored.engine is engine
 
 
+def test_windows_of_one_value_are_no_check() -> None:
+    """What an instance norm makes of them is rounding, blown up."""
+    fake = Fake(lambda found: torch.where((found == found[:, :, :1, :1, :1]).all(), found + 1, found))
+    engine = CheckedEngine(fake, TorchEngine(CPU, "float32"), fall_back=False)
+    plain, own = TorchEngine(CPU, "float32"), network()
+    air = torch.full((2, 1, 8, 8, 8), -1.0)
+    body = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(engine(own, air, features=False), plain(own, air, features=False))
+        assert not fake.converted
+        for windows in (torch.cat([air, body]), body):
+            assert torch.equal(engine(own, windows, features=False), plain(own, windows, features=False))
+    assert len(fake.converted) == 1
+
+
 def test_slice_networks_are_known_by_the_one_inside() -> None:
     inner = network(dims=2)
     fake = Fake()
