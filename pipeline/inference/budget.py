@@ -9,12 +9,12 @@ windows at a time, then a prepared image that is kept, then freed memory that is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 
-from ...errors import CaseError
+from ...errors import CaseError, UsageError
 from ...transforms.restore import CHUNK_NUMBERS, working_bytes
 from .strips import CrossSection, Strips
 
@@ -42,6 +42,18 @@ class Limits:
 
 
 UNLIMITED = Limits()
+
+
+def check_gpu_limit(limits: Limits, devices: Iterable[str]) -> None:
+    """Refuse an amount for a GPU where none computes.
+
+    Raises:
+        UsageError: it is given, and no device is a GPU.
+    """
+    if limits.gpu is not None and not any(device.startswith("cuda") for device in devices):
+        raise UsageError(
+            f"--gpu-memory {limits.gpu / 1e9:g}GB: the network runs on the CPU; give --memory, or a GPU with --device"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What is done when an accelerator runs out of memory in spite of the plan: less at a time, in the end without it.
 
-Labels stay the same, and each step is a note of the case.
+Each step is a note of the case. Labels stay the same as long as the accelerator does the work.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .scorer import Scorer
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+SAME = "the labels are the same"
 
 
 class CarefulScorer:
@@ -52,7 +53,7 @@ class CarefulScorer:
             parts = []
             torch.cuda.empty_cache()
             self.most = count // 2
-            self.notes.append(out_of_memory(f"windows were scored {self.most} at a time"))
+            self.notes.append(out_of_memory(f"windows were scored {self.most} at a time; {SAME}"))
 
 
 def first_that_fits(roads: Sequence[tuple[str, Callable[[], Result]]], notes: list[Entry]) -> Result:
@@ -82,6 +83,6 @@ def _taken(what: str, road: Callable[[], Result], notes: list[Entry]) -> Result:
 
 def out_of_memory(what: str) -> Entry:
     """The note of a case that went on with less."""
-    entry = Entry("gpu-memory", f"the memory of the GPU did not suffice, {what}; the labels are the same")
+    entry = Entry("gpu-memory", f"the memory of the GPU did not suffice, {what}")
     log.warning("%s", entry.detail)
     return entry

@@ -15,7 +15,7 @@ from nibabel.spatialimages import SpatialImage
 from ...transforms.located import affine_of, plain
 from ...transforms.volume import Geometry, Volume
 from ..sizes import parse_bytes
-from .budget import Limits
+from .budget import Limits, check_gpu_limit
 from .classes import Wanted
 from .loading import Model, loaded
 from .modes import MARGIN_MM, Modes, several
@@ -89,6 +89,7 @@ def predict_volume(
         views=views,
     )
     predictor = loaded(model, network=network, tiling=tiling, limits=limits, modes=modes, **settings_of)
+    check_gpu_limit(limits, [str(predictor.device)])
     volume, give_back = _as_volume(image)
     return give_back(predictor.labels(volume))
 

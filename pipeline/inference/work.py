@@ -17,7 +17,7 @@ from ...errors import NoRoomError, UsageError
 from ...transforms.read_options import ReadOptions
 from ..devices import resolve_device, resolve_precision
 from ..scale_out import check_scheduler
-from .budget import Limits, rounded_up
+from .budget import Limits, check_gpu_limit, rounded_up
 from .cases import Done, Steps, Task
 from .engines import check_engine
 from .footprint import give_back, resident
@@ -166,6 +166,8 @@ def arrange(
         devices, count = (str(model.device),), 1
     else:
         devices, count = processes(device, workers, scheduler=scheduler, single_process=single_process)
+    if scheduler is None:
+        check_gpu_limit(limits, devices)
     if count > 1 or scheduler is not None:
         predictor = looked_at(model, devices[0], **loading)
     else:

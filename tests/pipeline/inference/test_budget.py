@@ -258,6 +258,15 @@ def test_less_than_the_process_itself_is_refused_at_once(tmp_path: Path, model: 
         predict(model, source, tmp_path / "out", gpu_memory="much")
 
 
+def test_an_amount_for_a_gpu_is_refused_where_none_computes(tmp_path: Path, model: Path) -> None:
+    source = phantoms.nifti_file(tmp_path / "in" / "a.nii.gz", noise(), AFFINE)
+    with pytest.raises(UsageError, match="--gpu-memory 2GB: the network runs on the CPU; give --memory"):
+        predict(model, source, tmp_path / "out", device="cpu", gpu_memory="2GB")
+    with pytest.raises(UsageError, match="--gpu-memory 2GB: the network runs on the CPU"):
+        predict_volume(model, nib.load(source), device="cpu", gpu_memory="2GB")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_image_that_cannot_be_read_within_the_limit_is_not_read(tmp_path: Path) -> None:
     plain = phantoms.nifti_file(tmp_path / "plain.nii", noise(), AFFINE)
     scaled = phantoms.nifti_file(tmp_path / "scaled.nii", noise(), AFFINE, scl_slope=0.5)
