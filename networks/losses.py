@@ -172,6 +172,47 @@ class SenSpeLoss(SegmentationLoss):
         return torch.stack(losses).mean()
 
 
+class RegionLoss(SegmentationLoss):
+    """Of regions that may overlap: each channel's sigmoid against its own region, binary cross-entropy plus Dice loss.
+
+    Args:
+        members: for each region the classes that it is made of.
+        bce: weight of the binary cross-entropy.
+        dice: weight of the Dice loss, mean over cases and regions.
+        squared: squares in its denominator.
+        batch_dice: one Dice over the whole batch instead of the mean over its cases.
+    """
+
+    members: Tensor
+
+    def __init__(
+        self,
+        members: Sequence[Sequence[int]],
+        *,
+        bce: float = 1.0,
+        dice: float = 1.0,
+        squared: bool = False,
+        batch_dice: bool = False,
+    ) -> None:
+        super().__init__()
+        table = torch.zeros(len(members), 1 + max(max(classes) for classes in members), dtype=torch.bool)
+        for row, classes in zip(table, members, strict=True):
+            row[list(classes)] = True
+        self.register_buffer("members", table, persistent=False)
+        self.bce, self.dice = bce, dice
+        self.dice_loss = monai.DiceLoss(sigmoid=True, squared_pred=squared, batch=batch_dice)
+
+    def one_scale(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The weighted sum, of logits (N, R, *S)."""
+        wide, truth = logits.float(), region_masks(labels, self.members)
+        loss = wide.new_zeros(())
+        if self.bce:
+            loss = loss + self.bce * functional.binary_cross_entropy_with_logits(wide, truth)
+        if self.dice:
+            loss = loss + self.dice * self.dice_loss(wide, truth)
+        return loss
+
+
 class DeepSupervisionLoss(nn.Module):
     """sum of w_k L(output k), as MONAI's; labels of coarser outputs are every n-th one of their grid.
 
@@ -205,6 +246,22 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+# what the losses of classes become where each region has a channel of its own
+REGION_LOSSES: dict[str, dict[str, Any]] = {
+    "dice_ce": {},
+    "dice": {"bce": 0.0, "squared": True},
+    "bce": {"dice": 0.0},
+    "dice_bce": {"bce": 0.5},
+}
+
+
+def build_region_loss(name: str, members: Sequence[Sequence[int]]) -> RegionLoss:
+    """The loss called `name`, a key of `REGION_LOSSES`, of regions that are made of these classes."""
+    if name not in REGION_LOSSES:
+        raise unknown("loss of regions", name, REGION_LOSSES)
+    return RegionLoss(members, **REGION_LOSSES[name])
+
+
 def build_loss(name: str, *, scale_weights: Sequence[float] | None = None, **options: object) -> nn.Module:
     """The loss called `name`, a key of `LOSSES`; with `scale_weights` for networks of deep supervision."""
     if name not in LOSSES:
@@ -226,6 +283,17 @@ def one_hot(labels: Tensor, channels: int) -> Tensor:
     if channels == 1:
         return (labels != 0).float()[:, None]
     return torch.stack([labels == index for index in range(channels)], dim=1).float()
+
+
+def region_masks(labels: Tensor, members: Tensor) -> Tensor:
+    """(N, *S) to (N, R, *S) of 0 and 1: whether a voxel's class is one of a region's.
+
+    Args:
+        labels: integers.
+        members: (R, K), whether a region is made of a class; a class beyond the last one is in none.
+    """
+    known = labels.long().clamp(max=members.shape[1] - 1)
+    return (members[:, known] & (labels < members.shape[1])).movedim(0, 1).float()
 
 
 def scores_and_truth(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -63,6 +63,14 @@ class LabelEntry(BaseModel):
     name: str
 
 
+class RegionEntry(_Entry):
+    """A channel of the network's output that stands for a union of label values, and the value that it writes."""
+
+    name: str
+    values: list[int] = Field(min_length=1)
+    writes: int = Field(ge=1)
+
+
 class FoldEntry(_Entry):
     """Weights of one fold. `previous_sha256` stands only while they are being replaced; either file is whole then."""
 
@@ -81,6 +89,22 @@ class ModelFile(_Entry):
     labels: list[LabelEntry]
     folds: dict[str, FoldEntry]
     provenance: dict[str, Any] = {}
+
+    @property
+    def regions(self) -> tuple[RegionEntry, ...]:
+        """What the channels of the network's output are, as the plan has it; empty where they are the classes."""
+        return tuple(RegionEntry.model_validate(one) for one in self.plan.get("regions") or ())
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelFile:
+        if not isinstance(self.plan.get("regions") or [], list):
+            raise ValueError("the plan's regions are no list")
+        regions, outputs, values = self.regions, self.network.out_channels, {label.value for label in self.labels}
+        if regions and len(regions) != outputs:
+            raise ValueError(f"the plan has {len(regions)} regions, and the network {outputs} outputs")
+        if odd := [region for region in regions if region.writes not in values]:
+            raise ValueError(f"region {odd[0].name} writes {odd[0].writes}, which is no label")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +136,13 @@ class ModelFolder:
 
     @property
     def labels(self) -> Sequence[LabelEntry]:
-        """Classes; the index in the list is the network's."""
+        """Classes; the index in the list is the network's, where it has no regions."""
         return self.content.labels
+
+    @property
+    def regions(self) -> tuple[RegionEntry, ...]:
+        """What the network's outputs are where they may overlap; empty for plain classes."""
+        return self.content.regions
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -156,7 +185,8 @@ def write_model_folder(
         network: with its weights; of a `SliceNetwork` the 2D network inside is kept.
         options: what `build_network` needs beyond the name to build it again.
         plan: plain values (`Plan.model_dump()`).
-        labels: classes in the network's order, each with `value` and `name`; the plan's own when left out.
+        labels: classes in the network's order, each with `value` and `name`; the plan's own when left out. Of a plan
+            with regions, the values of label maps.
         fold: name of the fold.
         name: of the network in the registry, or `path/to/file.py:Class`; the plan's own when left out.
         preprocessing: steps of the chain, names and arguments; made from the plan when left out.
@@ -179,8 +209,10 @@ def write_model_folder(
         code_sha256=code,
     )
     wanted = [label if isinstance(label, Mapping) else vars(label) for label in labels or plan["labels"]]
-    if len(wanted) != inner.out_channels:
-        raise ValueError(f"{len(wanted)} labels for a network of {inner.out_channels} classes; name each class once")
+    regions = len(plan.get("regions") or ())
+    if (regions or len(wanted)) != inner.out_channels:
+        told = f"{regions} regions" if regions else f"{len(wanted)} labels"
+        raise ValueError(f"{told} for a network of {inner.out_channels} classes; name each class once")
     content = ModelFile(
         format=FORMAT,
         network=entry,

@@ -173,7 +173,7 @@ STEPS: dict[str, Any] = {
 def augmentation_steps(
     patch: Sequence[int],
     *,
-    spacing_mm: Sequence[float] | None,
+    spacing_mm: Sequence[float | None] | None,
     mirror_axes: Sequence[int],
     strength: Mapping[str, float],
 ) -> list[dict[str, Any]]:

@@ -10,6 +10,10 @@ leaves little to compute:
   best scores of the corners come to there.
 
 All scores are interpolated at the points that are left, few where scores are smooth.
+
+Scores of regions that may overlap are looked at one by one: a voxel belongs to the last region whose score is above 0.
+What is above 0 at all corners of a cell is so inside, and what is nowhere above 0 is nowhere so inside, so a cell whose
+corners agree on the last region has it everywhere here too.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ class Cells:
     def __init__(self, scores: Tensor) -> None:
         top = top_class(scores)
         few = top.to(torch.int16 if len(scores) < 32768 else torch.int32)
-        low, high = _over_corners(few, torch.minimum), _over_corners(few, torch.maximum)
+        low, high = over_corners(few, torch.minimum), over_corners(few, torch.maximum)
         self.codes = low.int()
         mixed = (low != high).nonzero(as_tuple=True)
         if not len(mixed[0]):
@@ -99,18 +103,45 @@ class Cells:
         return found
 
     def _in_full(self, cells: Tensor, shares: Sequence[Tensor]) -> Tensor:
-        """A point is a weighted sum of eight rows of scores, which is what `embedding_bag` computes in one pass."""
         found = torch.empty_like(cells)
         step = max(1, NUMBERS // self._rows.shape[1])
         for first in range(0, len(cells), step):
             part = slice(first, first + step)
-            weights = torch.ones(1, 1, device=cells.device)
-            for share in shares:
-                pair = torch.stack([1 - share[part], share[part]], dim=1)
-                weights = (weights.unsqueeze(2) * pair.unsqueeze(1)).flatten(1)
             corners = self._corners[cells[part] - self._sure]
-            total = functional.embedding_bag(corners, self._rows, per_sample_weights=weights, mode="sum")
-            found[part] = total.max(dim=1).indices
+            found[part] = _at_points(self._rows, corners, [share[part] for share in shares]).max(dim=1).indices
+        return found
+
+
+class RegionCells:
+    """The cells of a box of scores of regions that may overlap.
+
+    Args:
+        scores: (R, X, Y, Z), finite, each above 0 where its region is. An axis of one voxel has one cell.
+
+    Attributes:
+        codes: per cell the number of the last region that all of it has, 0 for none; or -1 - its number where the
+            corners differ; int32.
+    """
+
+    def __init__(self, scores: Tensor) -> None:
+        last = last_region(scores)
+        low, high = over_corners(last, torch.minimum), over_corners(last, torch.maximum)
+        self.codes = low.int()
+        mixed = (low != high).nonzero(as_tuple=True)
+        if not len(mixed[0]):
+            return
+        voxels, self._corners = _numbered(_corners(mixed, last.shape), last.numel())
+        self._rows = _columns(scores, voxels).T.contiguous()
+        self.codes[mixed] = -1 - torch.arange(len(mixed[0]), dtype=torch.int32, device=scores.device)
+
+    def classes(self, cells: Tensor, shares: Sequence[Tensor]) -> Tensor:
+        """The number of the last region at points, 0 for none; arguments as those of `Cells.classes`."""
+        found = torch.empty_like(cells)
+        step = max(1, min(POINTS, NUMBERS // self._rows.shape[1]))
+        for first in range(0, len(cells), step):
+            part = slice(first, first + step)
+            total = _at_points(self._rows, self._corners[cells[part]], [share[part] for share in shares])
+            found[part] = last_region(total.T).long()
         return found
 
 
@@ -121,7 +152,20 @@ def top_class(scores: Tensor) -> Tensor:
     return scores.max(dim=0).indices
 
 
-def _over_corners(values: Tensor, take: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def decided(scores: Tensor, *, regions: bool = False) -> Tensor:
+    """What voxels (*S) are by their scores (K, *S): their top class, or of regions the number of the last one."""
+    return last_region(scores) if regions else top_class(scores)
+
+
+def last_region(scores: Tensor) -> Tensor:
+    """The number (*S), from 1, of the last region whose score (R, *S) is above 0, and 0 where there is none; int16."""
+    found = torch.zeros(scores.shape[1:], dtype=torch.int16, device=scores.device)
+    for number, score in enumerate(scores, start=1):
+        found.masked_fill_(score > 0, number)
+    return found
+
+
+def over_corners(values: Tensor, take: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Per cell the smallest or largest of its corners' values."""
     for axis, size in enumerate(values.shape):
         if size > 1:
@@ -157,6 +201,15 @@ def _numbered(voxels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     place = torch.empty(count, dtype=torch.int32, device=voxels.device)
     place[named] = torch.arange(len(named), dtype=torch.int32, device=voxels.device)
     return named, place[voxels].long()
+
+
+def _at_points(rows: Tensor, corners: Tensor, shares: Sequence[Tensor]) -> Tensor:
+    """Scores (P, K): a point is a weighted sum of eight rows, which is what `embedding_bag` computes in one pass."""
+    weights = torch.ones(1, 1, device=rows.device)
+    for share in shares:
+        pair = torch.stack([1 - share, share], dim=1)
+        weights = (weights.unsqueeze(2) * pair.unsqueeze(1)).flatten(1)
+    return functional.embedding_bag(corners, rows, per_sample_weights=weights, mode="sum")
 
 
 def _between(values: Tensor, shares: Sequence[Tensor]) -> Tensor:

@@ -20,6 +20,7 @@ from .loading import LoadVolume
 from .located import affine_of, located, plain
 from .reorient import Orient
 from .resample import Resample
+from .spline_resample import SplineResample
 from .window import Normalise
 
 
@@ -75,6 +76,7 @@ BOTH: dict[str, type[MapTransform]] = {
     "Orient": Orient,
     "CropNonzero": CropNonzero,
     "Resample": Resample,
+    "SplineResample": SplineResample,
 }
 
 
@@ -83,10 +85,11 @@ def preprocessing_steps(
     channels: Sequence[str],
     labels: Sequence[Mapping[str, Any]],
     orientation: str | None,
-    spacing_mm: Sequence[float] | None,
+    spacing_mm: Sequence[float | None] | None,
     crop: str,
     bias_field: bool,
     normalisation: Sequence[Mapping[str, Any]],
+    resampling: Mapping[str, Any] | None = None,
     **_rest: Any,
 ) -> list[dict[str, Any]]:
     """The preprocessing chain of a plan as names and arguments; takes all fields of a plan (`**plan.model_dump()`)."""
@@ -99,9 +102,13 @@ def preprocessing_steps(
         steps.append({"name": "Orient", "args": {"orientation": orientation}})
     if crop == "nonzero":
         steps.append({"name": "CropNonzero", "args": {}})
-    steps.append({"name": "Resample", "args": {"spacing_mm": None if spacing_mm is None else list(spacing_mm)}})
-    steps.append({"name": "Normalise", "args": {"channels": [dict(values) for values in normalisation]}})
-    return steps
+    spacing = None if spacing_mm is None else list(spacing_mm)
+    normalise = {"name": "Normalise", "args": {"channels": [dict(values) for values in normalisation]}}
+    if resampling is not None and resampling.get("kind") == "spline":
+        arguments = {name: resampling[name] for name in ("separate", "order", "order_separate") if name in resampling}
+        return [*steps, normalise, {"name": "SplineResample", "args": {"spacing_mm": spacing, **arguments}}]
+    span = {"span": True} if resampling is not None and resampling.get("kind") == "span" else {}
+    return [*steps, {"name": "Resample", "args": {"spacing_mm": spacing, **span}}, normalise]
 
 
 def build_chain(
@@ -129,8 +136,8 @@ def build_chain(
             chain.append(IMAGES[name](images, **arguments))
         elif name in LABELS:
             chain += [LABELS[name](labels, **arguments)] if labels else []
-        elif name == "Resample":
-            chain.append(Resample([*images, *labels], label_keys=labels, **arguments))
+        elif name in ("Resample", "SplineResample"):
+            chain.append(BOTH[name]([*images, *labels], **{"label_keys": labels, **arguments}))
         elif name == "LoadVolume":
             chain.append(LoadVolume([*images, *labels], label_keys=labels, **arguments))
         elif name == "CropNonzero":

@@ -6,7 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from monai.transforms import MapTransform
+from scipy.ndimage import label
 from torch import Tensor
 
 from .located import affine_of, located, plain
@@ -23,6 +25,25 @@ def nonzero_box(image: Tensor) -> tuple[slice, slice, slice] | None:
             return None
         box.append(slice(int(where[0]), int(where[-1]) + 1))
     return box[0], box[1], box[2]
+
+
+def nonzero_mask(image: Tensor) -> Tensor:
+    """Where some channel of (C, X, Y, Z) is not 0, and what it encloses; bool (X, Y, Z).
+
+    Memory: five bytes a voxel.
+    """
+    return torch.from_numpy(fill_holes(image.ne(0).any(0).numpy()))
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """A bool mask (X, Y, Z) with every part of its outside that no side of the volume touches."""
+    parts, count = label(~mask)
+    outside = np.zeros(count + 1, bool)
+    for axis in range(parts.ndim):
+        outside[np.take(parts, [0, -1], axis)] = True
+    outside[0] = False
+    filled: np.ndarray = ~outside[parts]
+    return filled
 
 
 def crop(image: Tensor, affine: np.ndarray, box: tuple[slice, slice, slice]) -> tuple[Tensor, np.ndarray]:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .match import Box, cuts, reach
-from .placing import along
+from .lines import along, box_of, interpolated, lines_between
+from .match import Box, Convention, cuts, reach
 from .streamed import Streamed
 
 NUMBERS = 1 << 20  # scores at a time, 4 MiB of float32
@@ -42,6 +42,8 @@ class DenseRestoration(Streamed):
         scores_of: what is added (F, *S) to scores (K, *S), linear; what is added are scores where it is left out.
         device: where the scores are interpolated; where they lie when left out.
         numbers: scores looked at at a time.
+        convention: what of the two grids agrees, as in `match.Match`.
+        nearest: the network axis along which nothing is interpolated.
 
     Memory: `working_bytes` on the device.
     """
@@ -57,12 +59,20 @@ class DenseRestoration(Streamed):
         scores_of: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | None = None,
         numbers: int = NUMBERS,
+        convention: Convention = "centres",
+        nearest: int | None = None,
     ) -> None:
-        super().__init__(shape, affine, source_shape, source_affine, scores_of=scores_of, device=device)
+        super().__init__(
+            shape,
+            affine,
+            source_shape,
+            source_affine,
+            scores_of=scores_of,
+            device=device,
+            convention=convention,
+            nearest=nearest,
+        )
         self.receivers, self.numbers = tuple(receivers), numbers
-        # for each source axis the network axis that alone depends on it, and itself; None where axes run across
-        lines = self.match.lines
-        self._along = None if lines is None else tuple((lines.index(source), source) for source in range(3))
 
     @property
     def voxels(self) -> int:
@@ -102,11 +112,10 @@ class DenseRestoration(Streamed):
 
     def _interpolate(self, cells: Box, values: Tensor) -> None:
         """Give out the source voxels that lie in cells."""
-        around = reach(self.match, self.shape, self.source_shape, cells)
-        if min(part.stop - part.start for part in around) <= 0:
+        if self.match.lines is not None:
+            self._by_lines(cells, values, self.match.lines)
             return
-        if self._along is not None:
-            around = [self._belonging(axis, source, around, cells) for axis, source in self._along]
+        around = reach(self.match, self.shape, self.source_shape, cells)
         sides = [part.stop - part.start for part in around]
         if min(sides) <= 0:
             return
@@ -114,30 +123,17 @@ class DenseRestoration(Streamed):
             where = [
                 slice(whole.start + one.start, whole.start + one.stop) for whole, one in zip(around, cut, strict=True)
             ]
-            if self._along is not None:
-                self._give(where, self.scores_of(self._by_axes(values, where, cells)))
-            else:
-                self._by_points(values, where, cells)
+            self._by_points(values, where, cells)
 
-    def _belonging(self, axis: int, source: int, around: Sequence[slice], cells: Box) -> slice:
-        """Voxels of a source axis that lie in these cells of a network axis that it runs along."""
-        _, _, inside = along(self.match, self.shape, cells, around, axis, torch.device("cpu"))
-        found = inside.flatten().nonzero()
-        first = around[source].start
-        return slice(first + int(found[0]), first + int(found[-1]) + 1) if len(found) else slice(0, 0)
-
-    def _by_axes(self, values: Tensor, where: Sequence[slice], cells: Box) -> Tensor:
-        """What is interpolated for a box of the source (F, *box) whose axes run along those of the network's grid."""
-        assert self._along is not None
-        for axis, _ in self._along:
-            corner, share, _ = along(self.match, self.shape, cells, where, axis, values.device)
-            low = corner.flatten()
-            high = (low + 1).clamp(max=values.shape[axis + 1] - 1)
-            size = [1, 1, 1, 1]
-            size[axis + 1] = -1
-            lower, upper = values.index_select(axis + 1, low), values.index_select(axis + 1, high)
-            values = torch.lerp(lower, upper, share.reshape(size))
-        return values.permute(0, *(axis + 1 for axis, _ in self._along))
+    def _by_lines(self, cells: Box, values: Tensor, order: Sequence[int]) -> None:
+        """The same where axes of the source run along those of the network's grid."""
+        lines = lines_between(self.match, self.shape, self.source_shape, cells, values.device)
+        if lines is None:
+            return
+        axes = [1 + order.index(source) for source in range(3)]
+        for cut in cuts([len(line) for line in lines], self.voxels, 0):
+            parts = [line.part(part) for line, part in zip(lines, cut, strict=True)]
+            self._give(box_of(self.match, parts), self.scores_of(interpolated(values, parts).permute(0, *axes)))
 
     def _by_points(self, values: Tensor, where: Sequence[slice], cells: Box) -> None:
         """The same for axes that run across: a point is a weighted sum of eight rows of a table (voxels, F)."""

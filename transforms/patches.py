@@ -19,6 +19,8 @@ from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 from torch.nn import functional
 
+from .edges import stated
+
 
 def draw_start(
     shape: Sequence[int], patch: Sequence[int], focus: np.ndarray | None, state: np.random.RandomState
@@ -128,7 +130,7 @@ class DrawPatch(Randomizable, MapTransform):
         self,
         patch: Sequence[int],
         *,
-        spacing_mm: Sequence[float] | None = None,
+        spacing_mm: Sequence[float | None] | None = None,
         mirror_axes: Sequence[int] = (),
         rotation_degrees: float = 0.0,
         rotation_probability: float = 0.0,
@@ -137,7 +139,7 @@ class DrawPatch(Randomizable, MapTransform):
     ) -> None:
         MapTransform.__init__(self, ["image", "labels"])
         self.patch = tuple(int(n) for n in patch)
-        self.spacing = np.asarray(spacing_mm if spacing_mm else (1.0, 1.0, 1.0), float)
+        self.spacing = np.asarray(stated(spacing_mm), float)
         self.mirror_axes = tuple(mirror_axes)
         self.rotation_degrees, self.rotation_probability = rotation_degrees, rotation_probability
         self.scale, self.scale_probability = scale, scale_probability

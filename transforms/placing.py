@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .match import Box, Match, cuts, margins, positions, reach
+from .lines import along, box_of, lines_between
+from .match import Box, Match, cuts, reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,32 +48,21 @@ def blocks(
         values: of the cells, one each.
         voxels: at a time.
     """
-    around = reach(match, shape, source_shape, cells)
-    if min(part.stop - part.start for part in around) <= 0:
+    if match.lines is None:
+        around = reach(match, shape, source_shape, cells)
+        if min(part.stop - part.start for part in around) > 0:
+            yield from _anyhow(match, shape, cells, values, around, voxels)
         return
-    order = match.lines
-    if order is None:
-        yield from _anyhow(match, shape, cells, values, around, voxels)
+    lines = lines_between(match, shape, source_shape, cells, values.device)
+    if lines is None:
         return
-    lines: list[tuple[slice, Tensor, Tensor]] = []  # for each axis of the network: of the source, cells, shares
-    for axis, source_axis in enumerate(order):
-        corner, share, inside = (one.flatten() for one in along(match, shape, cells, around, axis, values.device))
-        held = inside.nonzero()[:, 0]
-        if not len(held):
-            return
-        first, last = int(held[0]), int(held[-1]) + 1
-        start = around[source_axis].start
-        lines.append((slice(start + first, start + last), corner[first:last], share[first:last]))
-    for cut in cuts([len(share) for _, _, share in lines], voxels, 0):
-        found, shares = values, []
-        where = [slice(0, 1)] * 3
-        for axis, (part, (source, corner, share)) in reversed(list(enumerate(zip(cut, lines, strict=True)))):
-            found = found.index_select(axis, corner[part])
-            size = [1, 1, 1]
-            size[axis] = -1
-            shares.append(share[part].reshape(size))
-            where[order[axis]] = slice(source.start + part.start, source.start + part.stop)
-        yield Block(tuple(where), order, found, None, tuple(share.expand(found.shape) for share in reversed(shares)))
+    for cut in cuts([len(line) for line in lines], voxels, 0):
+        parts = [line.part(part) for line, part in zip(lines, cut, strict=True)]
+        found = values
+        for axis in (2, 1, 0):
+            found = found.index_select(axis, parts[axis].corner)
+        shares = tuple(line.share[_spread(axis)].expand(found.shape) for axis, line in enumerate(parts))
+        yield Block(box_of(match, parts), match.lines, found, None, shares)
 
 
 def _anyhow(
@@ -90,17 +79,6 @@ def _anyhow(
         yield Block(where, (0, 1, 2), found, inside, tuple(share.expand(size) for _, share, _ in axes))
 
 
-def along(
-    match: Match, shape: Sequence[int], cells: Box, where: Sequence[slice], axis: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of source voxels along one axis of the network: the cell, from the first one asked for on, the share of it, and
-    whether the voxel belongs to the cells that were asked for. An axis on which nothing depends has length 1."""
-    row, size, asked = match.matrix[axis], shape[axis], cells[axis]
-    position = positions(row, where, device)
-    below, above = margins(row)
-    inside = (position >= -below) & (position <= size - 1 + above)
-    position = position.clamp_(0, size - 1)
-    number = position.floor().long().clamp_(max=max(size - 2, 0))
-    inside &= (number >= asked.start) & (number < asked.stop)
-    share = position.sub_(number).float()
-    return number.sub_(asked.start).clamp_(0, asked.stop - asked.start - 1), share, inside
+def _spread(axis: int) -> tuple[slice | None, ...]:
+    """What makes a line along an axis one of three axes."""
+    return tuple(slice(None) if at == axis else None for at in range(3))

@@ -7,7 +7,8 @@ of at most 1/510, and packed a quarter of the size of float16. It names its clas
     found = read_probabilities("NAME_probabilities.b2nd", classes=["liver"], where=box)
     found.scores, found.names, found.affine     # (1, 64, Y, 1) float32 in 0..1; ("liver",); that of the box
 
-What lies outside of the grid that the network saw is background for certain, as it is in the label map.
+What lies outside of the grid that the network saw is background for certain, as it is in the label map. Where a model
+has regions that may overlap, each channel is the probability of one of them, and they do not sum to 1.
 """
 
 from __future__ import annotations
@@ -45,19 +46,21 @@ class Classes:
 
     Args:
         names: of the classes that are kept, in order.
-        values: theirs in label maps.
+        values: theirs in label maps; those that regions write.
         numbers: theirs among the scores.
         background: where the background is among those kept; None where it is not.
+        regions: whether they may overlap, so that each has a probability of its own.
     """
 
     names: tuple[str, ...]
     values: tuple[int, ...]
     numbers: tuple[int, ...]
     background: int | None = None
+    regions: bool = False
 
 
 class ProbabilityFile:
-    """A receiver of scores that writes their softmax.
+    """A receiver of scores that writes their softmax, or of regions the sigmoid of each.
 
     Chunks are kept open until every voxel of them has come, as far as `buffer_bytes` allow; one that must go before is
     read again when more of it comes.
@@ -99,7 +102,8 @@ class ProbabilityFile:
         """Scores (K, *box) of a box of the grid; `inside` (*box) says which voxels they are of, None for all."""
         if self.members > 1:
             scores = scores.unflatten(0, (self.members, -1)).mean(0)
-        kept = scores.softmax(0)[list(self.classes.numbers)]
+        numbers = list(self.classes.numbers)
+        kept = scores[numbers].sigmoid() if self.classes.regions else scores.softmax(0)[numbers]
         steps = kept.mul_(STEPS).round_().to(torch.uint8).cpu().numpy()
         mask = None if inside is None else inside.cpu().numpy()
         box = [slice(part.start + first, part.stop + first) for part, first in zip(where, self.origin, strict=True)]
@@ -198,6 +202,7 @@ def _new_array(
         ],
         "affine": np.asarray(affine, np.float64).tolist(),
         "scale": 1 / STEPS,
+        **({"regions": True} if classes.regions else {}),
     }
     array.schunk.vlmeta[META] = json.dumps(facts)
     return array
@@ -212,12 +217,14 @@ class Probabilities:
         names: of the classes.
         values: of the classes in label maps.
         affine: of the box, voxel to RAS+ mm.
+        regions: whether the classes are regions that may overlap.
     """
 
     scores: np.ndarray
     names: tuple[str, ...]
     values: tuple[int, ...]
     affine: np.ndarray
+    regions: bool = False
 
 
 def read_probabilities(
@@ -253,6 +260,7 @@ def read_probabilities(
         tuple(names[number] for number in numbers),
         tuple(int(facts["classes"][number]["value"]) for number in numbers),
         affine,
+        bool(facts.get("regions", False)),
     )
 
 

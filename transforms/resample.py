@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import CaseError
+from .edges import with_own
 from .geometry import apply_affine, corner_voxels, shear
 from .located import affine_of, located, plain
 
@@ -30,30 +31,41 @@ UNCHANGED = 1e-3  # spacings that differ by less than one part in a thousand are
 
 
 def resampled_shape(
-    shape: Sequence[int], spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]
+    shape: Sequence[int], spacing_mm: Sequence[float], new_spacing_mm: Sequence[float], *, span: bool = False
 ) -> tuple[int, ...]:
     """Voxels along each axis at the new spacing, at least one.
+
+    With `span` they are those between the first centre and the last, as MONAI's Spacing has it.
 
     Halves go down with room for rounding, so that 280 voxels of 0.6875 mm are 192 of 1 mm whichever way a header has
     rounded its spacing: the same scan from DICOM and from NIfTI is one grid.
     """
     return tuple(
-        size if _same(old, new) else max(1, math.ceil(size * old / new - 0.5 - ROOM_OF_HALVES))
+        size if _same(old, new) else _counted(size, old / new, span)
         for size, old, new in zip(shape, spacing_mm, new_spacing_mm, strict=True)
     )
 
 
+def _counted(size: int, ratio: float, span: bool) -> int:
+    return round((size - 1) * ratio + 1) if span else max(1, math.ceil(size * ratio - 0.5 - ROOM_OF_HALVES))
+
+
 def resample(
-    image: Tensor, spacing_mm: Sequence[float], new_spacing_mm: Sequence[float], *, nearest: bool = False
+    image: Tensor,
+    spacing_mm: Sequence[float],
+    new_spacing_mm: Sequence[float],
+    *,
+    nearest: bool = False,
+    span: bool = False,
 ) -> Tensor:
     """(C, X, Y, Z) at another spacing.
 
     Returns:
         float32 by linear interpolation; with `nearest` the dtype is kept. The same tensor where no axis changes.
     """
-    axes = resampled_positions(image.shape[1:], spacing_mm, new_spacing_mm)
+    axes = resampled_positions(image.shape[1:], spacing_mm, new_spacing_mm, span=span)
     if nearest:
-        shape = resampled_shape(image.shape[1:], spacing_mm, new_spacing_mm)
+        shape = resampled_shape(image.shape[1:], spacing_mm, new_spacing_mm, span=span)
         for axis in sorted(range(3), key=lambda axis: shape[axis] / image.shape[axis + 1]):
             positions = axes[axis]
             if positions is not None:
@@ -63,10 +75,10 @@ def resample(
 
 
 def resampled_positions(
-    shape: Sequence[int], spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]
+    shape: Sequence[int], spacing_mm: Sequence[float], new_spacing_mm: Sequence[float], *, span: bool = False
 ) -> list[Tensor | None]:
     """Where the new voxels of each axis lie among the old ones, rising; None for an axis that does not change."""
-    counts = resampled_shape(shape, spacing_mm, new_spacing_mm)
+    counts = resampled_shape(shape, spacing_mm, new_spacing_mm, span=span)
     return [
         None if _same(old, new) else torch.arange(count, dtype=torch.float64).mul_(new / old).clamp_(0, size - 1)
         for size, count, old, new in zip(shape, counts, spacing_mm, new_spacing_mm, strict=True)
@@ -179,22 +191,24 @@ class Resample(MapTransform):
 
     Args:
         keys: of (C, X, Y, Z).
-        spacing_mm: None keeps the spacing and only straightens.
+        spacing_mm: None, for all axes or for one, keeps the image's own.
         label_keys: those of `keys` that hold label maps.
+        span: as in `resampled_shape`.
         max_voxels: a larger result is refused before it is made.
     """
 
     def __init__(
         self,
         keys: Sequence[str],
-        spacing_mm: Sequence[float] | None = None,
+        spacing_mm: Sequence[float | None] | None = None,
         *,
         label_keys: Sequence[str] = (),
+        span: bool = False,
         max_voxels: int = MAX_VOXELS,
     ) -> None:
         super().__init__(keys)
-        self.spacing_mm = None if spacing_mm is None else tuple(float(step) for step in spacing_mm)
-        self.label_keys, self.max_voxels = tuple(label_keys), max_voxels
+        self.spacing_mm = None if spacing_mm is None else tuple(spacing_mm)
+        self.label_keys, self.span, self.max_voxels = tuple(label_keys), span, max_voxels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample at the new spacing.
@@ -206,13 +220,13 @@ class Resample(MapTransform):
         for key in self.keys:
             voxels, affine = plain(data[key]), affine_of(data[key])
             spacing = np.linalg.norm(affine[:3, :3], axis=0)
-            target = tuple(spacing) if self.spacing_mm is None else self.spacing_mm
-            check_size(resampled_shape(voxels.shape[1:], spacing, target), self.max_voxels)
+            target = with_own(self.spacing_mm, spacing)
+            check_size(resampled_shape(voxels.shape[1:], spacing, target, span=self.span), self.max_voxels)
             nearest = key in self.label_keys
             if shear(affine) > MAX_SHEAR:
                 voxels, affine = straighten(voxels, affine, target, nearest=nearest)
             else:
-                voxels = resample(voxels, spacing, target, nearest=nearest)
+                voxels = resample(voxels, spacing, target, nearest=nearest, span=self.span)
                 affine = affine.copy()
                 affine[:3, :3] *= [
                     1 if _same(old, new) else new / old for old, new in zip(spacing, target, strict=True)

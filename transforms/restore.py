@@ -3,9 +3,10 @@
 Two grids are matched by their affines alone. Where the network's grid is a crop of the source's with axes permuted or
 flipped, labels are copied voxel by voxel. Otherwise scores are interpolated linearly and the largest one wins. A cell
 whose eight corners agree has that class everywhere inside, whatever the other scores are, so scores are interpolated
-in the other cells alone (a few per cent of them). Scores are taken box by box as they are finished: neither grid ever
-holds all of them, and the labels are equal to those of doing it at once. Where scores are a linear head of fewer
-features, the features are taken and interpolated, and the head is applied to one box at a time.
+in the other cells alone (a few per cent of them). Where most cells are such, as with an untrained network, all scores
+are interpolated, by a product an axis, which is faster then. Scores are taken box by box as they are finished: neither
+grid ever holds all of them, and the labels are equal to those of doing it at once. Where scores are a linear head of
+fewer features, the features are taken, and the head is applied to one box at a time.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cells import POINTS, Cells, top_class
-from .match import Box, Match
+from .cells import POINTS, Cells, RegionCells, decided, over_corners
+from .lines import box_of, interpolated, lines_between
+from .match import Box, Convention, Match, cuts
 from .placing import blocks
 from .streamed import Streamed
 
 CHUNK_NUMBERS = 1 << 23  # scores at a time, 32 MiB of float32
 BLOCK_SHARE = 1 / 16  # of it: voxels of the source at a time
 CELL_NUMBERS = 30  # what else is noted of a cell whose corners differ, as scores
+ROUGH_SHARE = 0.3  # of the cells, whose corners differ, from which on all scores are interpolated
+ROUGH_NUMBERS = 1 << 19  # scores interpolated at a time then, 2 MiB
 CELL_BYTES, BLOCK_BYTES, POINT_BYTES = 350, 80, 400  # of a cell, a voxel of the source, a point, at most
 
 
@@ -34,6 +38,10 @@ def restore_labels(
     affine: np.ndarray,
     source_shape: Sequence[int],
     source_affine: np.ndarray,
+    *,
+    convention: Convention = "centres",
+    nearest: int | None = None,
+    regions: bool = False,
 ) -> np.ndarray:
     """Labels on the source grid, of planes of scores on a network's grid.
 
@@ -43,14 +51,19 @@ def restore_labels(
         affine: of the network's grid.
         source_shape: (X, Y, Z); a picture has Z = 1.
         source_affine: of the source grid.
+        convention: what of the two grids agrees, as in `match.Match`.
+        nearest: the network axis along which nothing is interpolated.
+        regions: whether scores are those of regions that may overlap.
 
     Returns:
-        Classes (X, Y, Z), uint8, or uint16 with more than 256 classes; 0 where the source lies outside of the
-        network's grid.
+        Classes (X, Y, Z), uint8, or uint16 with more than 256 of them; 0 where the source lies outside of the
+        network's grid. Of regions, the number from 1 of the last one whose score is above 0, and 0 where there is none.
 
     Memory: the labels, the planes of one chunk, and one plane more.
     """
-    restoration = Restoration(shape, affine, source_shape, source_affine)
+    restoration = Restoration(
+        shape, affine, source_shape, source_affine, convention=convention, nearest=nearest, regions=regions
+    )
     for where, scores in planes:
         restoration.add(where, scores)
     return restoration.labels
@@ -67,6 +80,9 @@ class Restoration(Streamed):
         scores_of: what is added (F, *S) to scores (K, *S), linear; what is added are scores where it is left out.
         device: where the scores are looked at; where they lie when left out.
         chunk_numbers: scores looked at at a time.
+        convention: what of the two grids agrees, as in `match.Match`.
+        nearest: the network axis along which nothing is interpolated.
+        regions: whether scores are those of regions that may overlap, as in `restore_labels`.
 
     Memory: the labels, and `working_bytes` on the device.
     """
@@ -81,14 +97,26 @@ class Restoration(Streamed):
         scores_of: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | None = None,
         chunk_numbers: int = CHUNK_NUMBERS,
+        convention: Convention = "centres",
+        nearest: int | None = None,
+        regions: bool = False,
     ) -> None:
-        super().__init__(shape, affine, source_shape, source_affine, scores_of=scores_of, device=device)
-        self.chunk_numbers = chunk_numbers
+        super().__init__(
+            shape,
+            affine,
+            source_shape,
+            source_affine,
+            scores_of=scores_of,
+            device=device,
+            convention=convention,
+            nearest=nearest,
+        )
+        self.chunk_numbers, self.regions = chunk_numbers, regions
         self._labels: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
-        """Classes (X, Y, Z), uint8, or uint16 with more than 256 classes; 0 where nothing was added."""
+        """Classes (X, Y, Z), uint8, or uint16 with more than 256 of them; 0 where nothing was added."""
         if self._labels is None:
             raise ValueError("there are no planes of scores to restore")
         return self._labels
@@ -100,20 +128,25 @@ class Restoration(Streamed):
 
     def begin(self) -> None:
         """An empty label map."""
-        self._labels = np.zeros(self.source_shape, np.uint8 if self.classes <= 256 else np.uint16)
+        largest = self.classes if self.regions else self.classes - 1
+        self._labels = np.zeros(self.source_shape, np.uint8 if largest < 256 else np.uint16)
 
     def take(self, box: Box, values: Tensor) -> None:
         """Label what a box says of the source."""
         scores = self.scores_of(values)
         del values
         if self.match.axes is not None:
-            _copy(self.labels, top_class(scores), [side.start for side in box], self.match)
+            found = decided(scores, regions=self.regions)
+            _copy(self.labels, found, [side.start for side in box], self.match)
         elif (cells := self.cells(box)) is not None:
             self._interpolate(cells, scores)
 
     def _interpolate(self, cells: Box, scores: Tensor) -> None:
         """Label the source voxels that lie in cells."""
-        looked_at = Cells(scores)
+        if self.match.lines is not None and _is_rough(scores, regions=self.regions):
+            self._interpolate_all(cells, scores)
+            return
+        looked_at = RegionCells(scores) if self.regions else Cells(scores)
         room = max(1, int(self.chunk_numbers * BLOCK_SHARE))
         for block in blocks(self.match, self.shape, self.source_shape, cells, looked_at.codes, room):
             found = block.found
@@ -127,6 +160,17 @@ class Restoration(Streamed):
             kept = True if block.inside is None else block.inside.cpu().numpy()
             np.copyto(view, found.cpu().numpy(), where=kept, casting="unsafe")
 
+    def _interpolate_all(self, cells: Box, scores: Tensor) -> None:
+        """The same from the scores at all of them."""
+        lines = lines_between(self.match, self.shape, self.source_shape, cells, scores.device)
+        if lines is None or self.match.lines is None:
+            return
+        for cut in cuts([len(line) for line in lines], max(1, ROUGH_NUMBERS // self.classes), 0):
+            parts = [line.part(part) for line, part in zip(lines, cut, strict=True)]
+            found = decided(interpolated(scores, parts), regions=self.regions).cpu().numpy()
+            view = self.labels[box_of(self.match, parts)].transpose(self.match.lines)
+            np.copyto(view, found, casting="unsafe")
+
 
 def working_bytes(classes: int, features: int, chunk_numbers: int = CHUNK_NUMBERS, *, interpolated: bool = True) -> int:
     """What a restoration takes beside the labels while it looks at one chunk, at most: where no corners agree."""
@@ -135,6 +179,17 @@ def working_bytes(classes: int, features: int, chunk_numbers: int = CHUNK_NUMBER
         return voxels * (8 * classes + 12 * features + 40)
     block = max(1, int(chunk_numbers * BLOCK_SHARE))
     return voxels * (16 * classes + 12 * features + CELL_BYTES) + block * BLOCK_BYTES + min(block, POINTS) * POINT_BYTES
+
+
+def _is_rough(scores: Tensor, *, regions: bool) -> bool:
+    """Whether corners differ in many cells of a box (K, *box): in two layers of cells, as one may be a boundary."""
+    planes = scores.shape[1]
+    for first in {max(0, planes // 4 - 1), max(0, 3 * planes // 4 - 1)}:
+        found = decided(scores[:, first : first + 2], regions=regions)
+        low, high = over_corners(found, torch.minimum), over_corners(found, torch.maximum)
+        if float((low != high).float().mean()) < ROUGH_SHARE:
+            return False
+    return True
 
 
 def _chunk_voxels(classes: int, chunk_numbers: int, interpolated: bool) -> int:

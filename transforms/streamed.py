@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .match import Box, cuts, match_grids
+from .match import Box, Convention, cuts, match_grids
 
 
 class Streamed:
@@ -21,6 +21,8 @@ class Streamed:
         source_affine: of the source grid.
         scores_of: what is added (F, *S) to scores (K, *S), linear; what is added are scores where it is left out.
         device: where boxes are looked at; where planes lie when left out.
+        convention: what of the two grids agrees, as in `match.Match`.
+        nearest: the network axis along which nothing is interpolated.
     """
 
     def __init__(
@@ -32,9 +34,11 @@ class Streamed:
         *,
         scores_of: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | None = None,
+        convention: Convention = "centres",
+        nearest: int | None = None,
     ) -> None:
         self.shape, self.source_shape = tuple(shape), tuple(source_shape)
-        self.match = match_grids(shape, affine, source_shape, source_affine)
+        self.match = match_grids(shape, affine, source_shape, source_affine, convention=convention, nearest=nearest)
         self.scores_of = (lambda values: values) if scores_of is None else scores_of
         self.device = device
         self.classes = 0

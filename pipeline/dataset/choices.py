@@ -33,6 +33,7 @@ MR_WORDS = {
     "pdw",
     "swi",
 }
+CT_WORDS = {"ct", "cta", "cbct"}
 PT_WORDS = {"pt", "pet", "suv"}
 SIDES = {"left", "right", "l", "r", "lt", "rt", "sinister", "dexter", "sin", "dext"}
 FRONT_BACK = {"anterior", "posterior", "ant", "post", "ventral", "dorsal", "front", "back"}
@@ -62,10 +63,9 @@ def choose_modality(fingerprint: Fingerprint) -> tuple[str, str]:
     if fingerprint.is_pictures:
         return "picture", "the images are pictures without a place in the world"
     for name in fingerprint.dataset.channels:
-        words = set(re.split(r"[^a-z0-9]+", name.lower()))
-        for modality, known in (("CT", {"ct", "cta", "cbct"}), ("MR", MR_WORDS), ("PT", PT_WORDS)):
-            if words & known:
-                return modality, f"the data set calls its channel {name!r}"
+        modality = modality_in(name)
+        if modality is not None:
+            return modality, f"the data set calls its channel {name!r}"
     stated = {case.modality for case in fingerprint.cases} - {""}
     if len(stated) == 1:
         return stated.pop(), "the files say so"
@@ -75,6 +75,13 @@ def choose_modality(fingerprint: Fingerprint) -> tuple[str, str]:
     if -5000 <= low <= -300 and 50 <= high <= 40_000:
         return "CT", f"values run from about {low:.0f} to {high:.0f} as Hounsfield units do, and nothing else is stated"
     return "other", f"nothing states the modality and values (about {low:.4g} to {high:.4g}) are no Hounsfield units"
+
+
+def modality_in(name: str) -> str | None:
+    """CT, MR or PT where a word in the name of a channel says so."""
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    kinds = (("CT", CT_WORDS), ("MR", MR_WORDS), ("PT", PT_WORDS))
+    return next((modality for modality, known in kinds if words & known), None)
 
 
 def choose_spacing(fingerprint: Fingerprint) -> tuple[list[float] | None, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError, unknown
+from ...transforms.edges import with_own
 from ..sizes import parse_bytes
 from .cases import Dataset
 from .choices import (
@@ -22,7 +23,8 @@ from .choices import (
     choose_spacing,
 )
 from .fingerprint import Fingerprint, take_fingerprint
-from .plan_record import Plan, plan_from, read_plan, split_start, write_plan
+from .plan_parts import split_start
+from .plan_record import Plan, plan_from, read_plan, write_plan
 from .rates import choose_rate
 from .topology import Machine, choose_topology
 
@@ -179,7 +181,7 @@ def make_plan(
     chosen.take("batch", built.batch, built.reasons["batch"])
     named = {"name": network or "unet", "options": built.options, "start": start}
     chosen.take("network", named, built.reasons["network"])
-    axes, sides, why = choose_mirror_axes(fingerprint, slice_axis, spacing)
+    axes, sides, why = choose_mirror_axes(fingerprint, slice_axis, None if spacing is None else grid)
     axes = chosen.take("mirror_axes", axes, why)
     gpu = machine.kind == "gpu"
     chosen.take("oversample_foreground", 0.33, "small structures are seen in at least a third of the patches")
@@ -230,13 +232,17 @@ class _Choices:
         return self.values[name]
 
 
-def _median_grid(fingerprint: Fingerprint, spacing_mm: Sequence[float] | None) -> tuple[list[float], list[float]]:
+def _median_grid(
+    fingerprint: Fingerprint, spacing_mm: Sequence[float | None] | None
+) -> tuple[list[float], list[float]]:
     """Spacing of the plan's grid, and the median shape on it."""
     shapes = np.array([case.shape for case in fingerprint.cases], float)
     if spacing_mm is None:
         return [1.0, 1.0, 1.0], np.median(shapes, axis=0).tolist()
     spacings = np.array([case.spacing_mm for case in fingerprint.cases])
-    return list(spacing_mm), np.median(np.round(shapes * spacings / np.asarray(spacing_mm)), axis=0).tolist()
+    targets = np.array([with_own(spacing_mm, own) for own in spacings])
+    shape = np.median(np.round(shapes * spacings / targets), axis=0).tolist()
+    return np.median(targets, axis=0).tolist(), shape
 
 
 def _slice_axis(spacing_mm: Sequence[float], is_flat: bool) -> int:

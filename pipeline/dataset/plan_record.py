@@ -7,133 +7,26 @@ comments are read back into `Plan.reasons`, so that a model folder can still say
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from ...errors import UsageError
 from ...transforms.geometry import ALL_AXIS_CODES
 from ...transforms.writers import write_text
-
-
-class Record(BaseModel):
-    """Base of the plan's parts: an unknown field is an error, not a silent nothing."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Label(Record):
-    """One class; its place in the list is its number, 0 is background.
-
-    `value` is what the label maps hold, `side` says that the class means a side or an end of the body, so that
-    mirroring would turn it into another class.
-    """
-
-    value: int = Field(ge=0, le=65535)
-    name: str
-    side: bool = False
-
-
-class Normalisation(Record):
-    """How one channel's values become the network's.
-
-    window: clip to [low, high], then (value - mean) / std; zscore: the image's own mean and deviation (zscore_nonzero:
-    of its nonzero voxels), clipped to [low, high] afterwards where these are given; rescale: [low, high] becomes 0..1.
-    """
-
-    kind: Literal["window", "zscore", "zscore_nonzero", "rescale"]
-    low: float | None = None
-    high: float | None = None
-    mean: float = 0.0
-    std: float = Field(default=1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> Normalisation:
-        if self.kind in ("window", "rescale") and (self.low is None or self.high is None):
-            raise ValueError(f"{self.kind} needs low and high")
-        if self.low is not None and self.high is not None and self.low >= self.high:
-            raise ValueError(f"low must be below high, found low {self.low:g} and high {self.high:g}")
-        return self
-
-
-class Start(Record):
-    """Weights that a network starts from instead of fresh ones.
-
-    weights: a file, or `imagenet`; sha256: of the file, filled in where it is first read and held to from then on;
-    channel_order: `bgr` for weights that were trained on blue, green, red.
-    """
-
-    weights: str
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-
-
-class Network(Record):
-    """A name that `voxelwise networks` lists, or file.py:Class, its options, and perhaps weights to start from.
-
-    `weights` (and `channel_order`) among the options are moved to `start`: no class of a network takes them.
-    """
-
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict)
-    start: Start | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lift(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("options"), dict):
-            return values
-        start, options = split_start(values["options"])
-        if start is None:
-            return values
-        before = values.get("start") or {}
-        same = all(dict(before).get(key, value) == value for key, value in start.items()) and before
-        return {**values, "options": options, "start": before if same else start}
-
-    @model_serializer(mode="wrap")
-    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = write(self)
-        return {key: value for key, value in values.items() if key != "start" or value is not None}
-
-
-def split_start(options: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """What options say of the weights to start from, None where they say nothing; and the network's own options."""
-    rest = dict(options)
-    weights = rest.pop("weights", None)
-    if weights is None:
-        return None, dict(options)
-    start = {"weights": str(weights)}
-    if "channel_order" in rest:
-        start["channel_order"] = rest.pop("channel_order")
-    return start, rest
-
-
-class Optimizer(Record):
-    """What moves the weights; `warmup` is the share of the run's steps in which the rate climbs to `lr`."""
-
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(default=3e-3, gt=0)
-    weight_decay: float = Field(default=3e-5, ge=0)
-    schedule: Literal["cosine", "poly", "constant"] = "cosine"
-    warmup: float = Field(default=0.05, ge=0, lt=1)
+from .plan_parts import REGION_LOSSES, Label, Network, Normalisation, Optimizer, Record, Region, Resampling
 
 
 class Plan(Record):
     """What will be done with a data set.
 
     Args:
-        spacing_mm: grid that the network works on; None keeps each image's own.
+        labels: classes; the channels of the network's output, where there are no regions.
+        regions: what these channels are instead, each above 0 where its region is; plain classes where there are none.
+        spacing_mm: grid that the network works on; None, for all axes or for one, keeps each image's own.
+        resampling: how images come to that grid, and scores back.
         orientation: axis codes of the network's grid; None keeps the image's own (pictures).
         patch: three numbers; a slice model has 1 along the slice axis.
         slices: that a slice model sees at a time, an odd number: 3 for a slice and its two neighbours (2.5D).
@@ -142,6 +35,9 @@ class Plan(Record):
         augmentation: strengths, by the names that transforms/augment.py documents; 0 turns one off.
         loss: what is made small, a key of `networks.losses.LOSSES`.
         average_weights: decay of the running average of the weights, 0 for none.
+        blending: weights of a window where windows overlap: more in its centre (gaussian_voxel: half a voxel beside it
+            where a side is even, as nnU-Net has it), or the same everywhere.
+        windows: spread evenly, or at whole steps of what is not shared, the last one at the end of the image.
         reasons: field -> one sentence.
     """
 
@@ -151,7 +47,9 @@ class Plan(Record):
     channels: list[str] = Field(min_length=1)
     modality: str
     labels: list[Label] = Field(min_length=2)
-    spacing_mm: list[float] | None = Field(default=None, min_length=3, max_length=3)
+    regions: list[Region] = Field(default_factory=list)
+    spacing_mm: list[float | None] | None = Field(default=None, min_length=3, max_length=3)
+    resampling: Resampling = Field(default_factory=Resampling)
     orientation: str | None = "RAS"
     crop: Literal["none", "nonzero"] = "none"
     bias_field: bool = False
@@ -169,6 +67,8 @@ class Plan(Record):
     validation_cases: int = Field(default=8, ge=0)
     average_weights: float = Field(default=0.0, ge=0, lt=1)
     overlap: float = Field(default=0.5, ge=0, lt=1)
+    blending: Literal["gaussian", "gaussian_voxel", "constant"] = "gaussian"
+    windows: Literal["even", "stepped"] = "even"
     tta: bool = True
     seed: int = Field(default=0, ge=0)
     reasons: dict[str, str] = Field(default_factory=dict)
@@ -176,7 +76,8 @@ class Plan(Record):
     @model_serializer(mode="wrap")
     def _without_the_usual(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = write(self)
-        usual = {"loss": "dice_ce", "slices": 1}
+        usual = {"loss": "dice_ce", "slices": 1, "regions": [], "blending": "gaussian", "windows": "even"}
+        usual["resampling"] = Resampling().model_dump()
         return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
 
     @model_validator(mode="after")
@@ -192,7 +93,7 @@ class Plan(Record):
             raise ValueError(f"patch of a slice model (dims 2) must be 1 along the slice axis, found {self.patch}")
         if self.slices % 2 == 0 or (self.slices > 1 and self.dims == 3):
             raise ValueError(f"slices must be odd, and 1 unless dims is 2, found {self.slices} with dims {self.dims}")
-        if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
+        if any(step is not None and step <= 0 for step in self.spacing_mm or ()):
             raise ValueError(f"spacing_mm must be positive, found {self.spacing_mm}")
         if self.orientation is not None and self.orientation not in ALL_AXIS_CODES:
             raise ValueError(f"orientation must name each axis once, as RAS or LPS do, found {self.orientation!r}")
@@ -201,12 +102,41 @@ class Plan(Record):
         values = [label.value for label in self.labels]
         if len(set(values)) != len(values):
             raise ValueError(f"labels must have different values, found {values}")
+        self._check_regions()
         return self
+
+    def _check_regions(self) -> None:
+        if not self.regions:
+            return
+        names, known = [region.name for region in self.regions], [label.value for label in self.labels[1:]]
+        if len(set(names)) != len(names):
+            raise ValueError(f"regions must have different names, found {', '.join(names)}")
+        for region in self.regions:
+            if odd := [value for value in (*region.values, region.writes) if value not in known]:
+                raise ValueError(
+                    f"region {region.name} has the label value {odd[0]}, expected values of labels other than the "
+                    f"background: {', '.join(map(str, known))}"
+                )
+        if self.loss not in REGION_LOSSES:
+            raise ValueError(f"loss of regions must be one of {', '.join(REGION_LOSSES)}, found {self.loss}")
 
     @property
     def network_channels(self) -> int:
         """Channels of the network's input: each of the image's with its neighbouring slices."""
         return len(self.channels) * self.slices
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output: regions, or classes."""
+        return len(self.regions or self.labels)
+
+    @property
+    def scored(self) -> list[tuple[str, tuple[int, ...]]]:
+        """What is scored: the name of a foreground class or of a region, and the numbers of the classes in it."""
+        if not self.regions:
+            return [(label.name, (number,)) for number, label in enumerate(self.labels) if number]
+        numbers = {label.value: number for number, label in enumerate(self.labels)}
+        return [(region.name, tuple(numbers[value] for value in region.values)) for region in self.regions]
 
     @property
     def slice_axis(self) -> int | None:

@@ -25,6 +25,7 @@ import torch
 
 from ...errors import CaseError, NoRoomError, NothingDoneError, UsageError
 from ...transforms.chains import build_chain, preprocessing_steps, run_chain
+from ...transforms.edges import with_own
 from ...transforms.labels import label_counts, whole_labels
 from ...transforms.located import affine_of, plain
 from ...transforms.plain_arrays import open_array
@@ -337,7 +338,7 @@ def _check_room(fingerprint: Fingerprint, plan: Plan, out: Path) -> None:
     """
     needed = 0.0
     for case in fingerprint.cases:
-        spacing = plan.spacing_mm or case.spacing_mm
+        spacing = with_own(plan.spacing_mm, case.spacing_mm)
         shrink = prod(old / new for old, new in zip(case.spacing_mm, spacing, strict=True))
         needed += 0.75 * prod(case.shape) * shrink * (4 * len(plan.channels) + 1)
     there = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())

@@ -20,6 +20,8 @@ import torch
 from monai.bundle import ConfigParser
 
 from ...errors import NothingDoneError
+from ...transforms.window import OWN_RANGE
+from ..inference.classes import output_names
 from ..versions import versions
 from .card import Card
 from .formats import silent
@@ -27,6 +29,10 @@ from .formats import silent
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 WINDOWS_AT_A_TIME = 4
 IMAGE, LABELS = "image", "pred"
+# the number from 1 of the last region with a logit above 0, and 0 where there is none
+LAST_REGION = (
+    "$lambda x: ((x > 0) * torch.arange(1, len(x) + 1).reshape(-1, 1, 1, 1).to(x.device)).amax(0, keepdim=True)"
+)
 
 
 def inference_config(card: Card) -> dict[str, Any]:
@@ -80,8 +86,12 @@ def preprocessing(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 {"_target_": "CropForegroundd", "keys": IMAGE, "source_key": IMAGE, "select_fn": "$lambda x: x != 0"}
             )
         elif name == "Resample" and arguments.get("spacing_mm") is not None:
-            spacing = {"pixdim": list(arguments["spacing_mm"]), "mode": "bilinear", "padding_mode": "border"}
+            own = -1.0  # not a spacing: MONAI keeps the image's
+            pixdim = [own if step is None else step for step in arguments["spacing_mm"]]
+            spacing = {"pixdim": pixdim, "mode": "bilinear", "padding_mode": "border"}
             made.append({"_target_": "Spacingd", "keys": IMAGE, **spacing})
+        elif name == "SplineResample":
+            raise _impossible("resamples by splines, edges of the grids agreeing, and MONAI has no transform for that")
         elif name == "Normalise":
             made += _normalisation([dict(one) for one in arguments["channels"]])
         elif name == "CorrectBiasField":
@@ -94,6 +104,15 @@ def _normalisation(channels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         raise _impossible("normalises its channels in different ways, and a chain of MONAI's has one way for all")
     values = channels[0]
     kind, low, high = values["kind"], values.get("low"), values.get("high")
+    if kind == "none":
+        return []
+    if kind in OWN_RANGE:
+        mean, std = float(values.get("mean") or 0.0), float(values.get("std") or 1.0)
+        first = {"_target_": "NormalizeIntensityd", "keys": IMAGE, "nonzero": True, "channel_wise": True}
+        scaled = {"_target_": "ScaleIntensityd", "keys": IMAGE, "minv": -mean / std, "maxv": (1 - mean) / std}
+        return [*([first] if kind == "rescale_nonzero" else []), {**scaled, "channel_wise": True}]
+    if kind == "zscore_mask":
+        raise _impossible("normalises within a mask whose holes are filled, and MONAI has no transform for that")
     clip = [
         {"_target_": "ThresholdIntensityd", "keys": IMAGE, "threshold": bound, "above": above, "cval": bound}
         for bound, above in ((low, True), (high, False))
@@ -119,7 +138,7 @@ def inferer(card: Card) -> dict[str, Any]:
         "roi_size": list(card.patch),
         "sw_batch_size": WINDOWS_AT_A_TIME if card.any_number else 1,
         "overlap": float(plan.get("overlap", 0.5)),
-        "mode": "gaussian",
+        "mode": str(plan.get("blending", "gaussian")).removesuffix("_voxel"),
         "sigma_scale": 0.125,
         "padding_mode": "constant",
     }
@@ -130,11 +149,14 @@ def inferer(card: Card) -> dict[str, Any]:
 
 def postprocessing(card: Card) -> list[dict[str, Any]]:
     """Logits back on the grid of the image, labels, values, file."""
-    values = [label.value for label in card.model.labels]
+    regions = card.model.regions
+    values = [0, *(one.writes for one in regions)] if regions else [label.value for label in card.model.labels]
     back = {"transform": "@preprocessing", "orig_keys": IMAGE, "nearest_interp": False, "to_tensor": True}
     made: list[dict[str, Any]] = [
         {"_target_": "Invertd", "keys": LABELS, **back},
-        {"_target_": "AsDiscreted", "keys": LABELS, "argmax": True},
+        {"_target_": "Lambdad", "keys": LABELS, "func": LAST_REGION}
+        if regions
+        else {"_target_": "AsDiscreted", "keys": LABELS, "argmax": True},
     ]
     if values != list(range(len(values))):
         table = {"orig_labels": list(range(len(values))), "target_labels": values}
@@ -185,7 +207,7 @@ def metadata(card: Card) -> dict[str, Any]:
                     "dtype": "float32",
                     "value_range": [],
                     "is_patch_data": True,
-                    "channel_def": {str(at): label.name for at, label in enumerate(card.model.labels)},
+                    "channel_def": {str(at): name for at, name in enumerate(output_names(card.model))},
                 }
             },
         },

@@ -15,7 +15,25 @@ NORMALISATIONS = {
     "zscore": "subtract the mean of the image, divide by its standard deviation{clip}",
     "zscore_nonzero": "the same over its voxels that are not 0, which stay 0: subtract their mean, divide by their "
     "standard deviation{clip}",
+    "zscore_mask": "within the mask of where some channel is not 0, holes filled, subtract the mean and divide by the "
+    "standard deviation of it; beyond it values stay",
+    "rescale_own": "the least and the greatest value of the image become 0 and 1; then subtract {mean:g}, divide by "
+    "{std:g}",
+    "rescale_nonzero": "the least and the greatest of its values that are not 0 become 0 and 1, zeros what their mean "
+    "becomes; then subtract {mean:g}, divide by {std:g}",
+    "none": "as stored",
 }
+WEIGHTS = {
+    "gaussian": "gaussian, sigma an eighth of the patch",
+    "gaussian_voxel": "gaussian, sigma an eighth of the patch, centre at the voxel of number patch // 2",
+    "constant": "the same everywhere",
+}
+# fields of a plan that a model is predicted with; what it was trained with stays at home
+PREDICTING = (
+    *("dims", "channels", "modality", "labels", "regions", "spacing_mm", "resampling", "orientation", "crop"),
+    *("bias_field", "normalisation", "patch", "slices", "mirror_axes", "overlap", "blending", "windows", "tta"),
+)
+LAST_REGION = "the `writes` of the last of `regions` whose logit is above 0; 0 where there is none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +90,18 @@ class Card:
                 "name": "logits",
                 "dtype": "float32",
                 "shape": [batch, network.out_channels, *self.patch],
-                "label_of_a_voxel": "labels[argmax over axis 1].value",
+                "label_of_a_voxel": LAST_REGION if self.model.regions else "labels[argmax over axis 1].value",
             },
             "preprocessing": [dict(step) for step in self.model.preprocessing],
             "windows": {
                 "patch": list(plan["patch"]),
                 "overlap": plan.get("overlap", 0.5),
-                "weights": "gaussian, sigma an eighth of the patch",
+                "weights": WEIGHTS[str(plan.get("blending", "gaussian"))],
                 "mirror_axes": list(plan.get("mirror_axes", ())) if plan.get("tta", True) else [],
             },
+            **({"regions": [one.model_dump() for one in self.model.regions]} if self.model.regions else {}),
             "labels": [label.model_dump() for label in self.model.labels],
+            "plan": self._plan,
             "check": {"max_abs_difference": self.difference},
         }
 
@@ -96,7 +116,6 @@ class Card:
         many = "any number of windows at a time" if self.any_number else "one window at a time"
         flat = "" if self.axis is None else f" It takes slices: a volume goes through it along axis {self.axis}."
         steps = "\n".join(f"{number}. {text}" for number, text in enumerate(self.steps, start=1))
-        labels = "\n".join(f"| {at} | {label.value} | {label.name} |" for at, label in enumerate(self.model.labels))
         mirrored = list(plan.get("mirror_axes", ())) if plan.get("tta", True) else []
         tta = f", and averaged with the image mirrored along the axes {mirrored}" if mirrored else ""
         return (
@@ -105,14 +124,40 @@ class Card:
             f"{self.difference:.2g} on sample windows.{flat}\n\n"
             f"Input: float32 (N, {network.in_channels}, {sides}), {many}; channels: "
             f"{', '.join(map(str, plan.get('channels', ())))}; modality: {plan.get('modality') or 'not stated'}.\n"
-            f"Output: float32 logits (N, {network.out_channels}, {sides}); the label of a voxel is that of the class "
-            "with the largest one.\n\n"
+            f"Output: float32 logits (N, {network.out_channels}, {sides}); {self._decision}.\n\n"
             f"## Preprocessing, in this order\n\n{steps}\n\n"
             "## Windows\n\n"
             f"{' x '.join(map(str, plan['patch']))} voxels, neighbours share {float(plan.get('overlap', 0.5)):.0%}, "
-            f"logits blended with Gaussian weights (sigma an eighth of the patch){tta}. Volumes smaller than a window "
-            "are padded.\n\n"
-            f"## Labels\n\n| class | value | name |\n| --- | --- | --- |\n{labels}\n"
+            f"logits blended with weights ({WEIGHTS[str(plan.get('blending', 'gaussian'))]}){tta}. Volumes smaller "
+            "than a window are padded.\n\n"
+            f"{self._tables}"
+        )
+
+    @property
+    def _plan(self) -> dict[str, Any]:
+        """What `import-model` makes a model folder of again."""
+        network = {"name": self.model.network.name, "options": dict(self.model.network.options)}
+        return {**{key: self.model.plan[key] for key in PREDICTING if key in self.model.plan}, "network": network}
+
+    @property
+    def _decision(self) -> str:
+        if self.model.regions:
+            return "each is a region, and in this order regions write their values where their logits are above 0"
+        return "the label of a voxel is that of the class with the largest one"
+
+    @property
+    def _tables(self) -> str:
+        if not self.model.regions:
+            rows = "\n".join(f"| {at} | {label.value} | {label.name} |" for at, label in enumerate(self.model.labels))
+            return f"## Labels\n\n| class | value | name |\n| --- | --- | --- |\n{rows}\n"
+        outputs = "\n".join(
+            f"| {at} | {region.name} | {', '.join(map(str, region.values))} | {region.writes} |"
+            for at, region in enumerate(self.model.regions)
+        )
+        rows = "\n".join(f"| {label.value} | {label.name} |" for label in self.model.labels)
+        return (
+            f"## Regions\n\n| output | name | label values | writes |\n| --- | --- | --- | --- |\n{outputs}\n\n"
+            f"## Labels\n\n| value | name |\n| --- | --- |\n{rows}\n"
         )
 
     @property
@@ -126,11 +171,9 @@ def sentence(name: str, arguments: Mapping[str, Any]) -> str:
     if name == "Orient":
         return f"Turn to {arguments['orientation']} (axis 0 rises towards {_towards(arguments['orientation'])})."
     if name == "Resample":
-        spacing = arguments.get("spacing_mm")
-        if spacing is None:
-            return "Keep the spacing."
-        sides = " x ".join(f"{side:g}" for side in spacing)
-        return f"Resample to {sides} mm, linearly; the first voxel centres agree."
+        return _resampled(arguments, "linearly; the first voxel centres agree")
+    if name == "SplineResample":
+        return _resampled(arguments, f"by splines of order {arguments.get('order', 3)}; the edges of the grids agree")
     if name == "CropNonzero":
         return "Crop to the box of voxels that are not 0."
     if name == "CorrectBiasField":
@@ -141,6 +184,14 @@ def sentence(name: str, arguments: Mapping[str, Any]) -> str:
             return f"Each channel: {texts[0]}."
         return "; ".join(f"channel {at}: {text}" for at, text in enumerate(texts)) + "."
     return ""
+
+
+def _resampled(arguments: Mapping[str, Any], how: str) -> str:
+    spacing = arguments.get("spacing_mm")
+    if spacing is None:
+        return "Keep the spacing."
+    sides = " x ".join("its own" if side is None else f"{side:g}" for side in spacing)
+    return f"Resample to {sides} mm, {how}."
 
 
 def window_size(model: ModelFolder) -> tuple[int, ...]:

@@ -5,22 +5,19 @@ Everything is made in a folder beside OUT under a temporary name, checked there,
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
-from ...errors import NoRoomError, UsageError, unknown
+from ...errors import UsageError, unknown
 from ...networks.base import SegmentationNetwork, SliceNetwork
-from ...transforms.writers import NO_ROOM, no_room_text, sync_folder, write_json, write_text
+from ...transforms.writers import write_json, write_text
 from ..identity import file_digest
 from ..model_folder import ModelFolder, load_network, read_model_folder, select_folds
+from ..new_folder import files_in, new_folder, refuse_existing
 from ..versions import versions
 from .bundle import check_bundle, inference_config, metadata
 from .card import Card, window_size
@@ -92,19 +89,10 @@ def export_model(
     _refuse_existing(out, model, overwrite)
     loaded = load_network(model, chosen, network=network)
     inner: SegmentationNetwork = loaded.network if isinstance(loaded, SliceNetwork) else loaded  # type: ignore[assignment]
-    part = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir(parents=True)
+    with new_folder(out) as part:
         card = _written(part, model, inner.eval(), chosen, format, form)
-        files = {path.relative_to(part).as_posix(): file_digest(path) for path in _files(part)}
+        files = {path.relative_to(part).as_posix(): file_digest(path) for path in files_in(part)}
         write_json(part / MANIFEST, _manifest(card, files))
-        _put(part, out, overwrite)
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise NoRoomError(no_room_text(out, None)) from error
-        raise UsageError(f"{out}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return Exported(out, format, chosen, card.any_number, card.difference, files)
 
 
@@ -151,34 +139,4 @@ def _refuse_existing(out: Path, model: ModelFolder, overwrite: bool) -> None:
     """Keep what is there, unless it is an earlier export and is to be replaced."""
     if out.resolve().is_relative_to(model.folder.resolve()):
         raise UsageError(f"{out} lies inside the model folder {model.folder}; choose a place outside")
-    if not out.exists() or (out.is_dir() and next(out.iterdir(), None) is None):
-        return
-    if not overwrite:
-        raise UsageError(f"{out} is there already; use --overwrite or another folder")
-    ours = False
-    with suppress(OSError, ValueError):
-        ours = '"command": "export"' in (out / MANIFEST).read_text(encoding="utf-8")
-    if not ours:
-        raise UsageError(f"{out} is no export of voxelwise, and is not replaced; choose another folder")
-
-
-def _put(part: Path, out: Path, overwrite: bool) -> None:
-    """Move the whole folder to its place; an earlier export goes when the new one is there."""
-    for path in _files(part):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    old = None
-    if out.exists():
-        if any(out.iterdir()) and overwrite:
-            old = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}.part")
-            out.rename(old)
-        else:
-            out.rmdir()
-    part.rename(out)
-    sync_folder(out.absolute().parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    refuse_existing(out, MANIFEST, "export", overwrite=overwrite)

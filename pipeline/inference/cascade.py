@@ -43,12 +43,12 @@ def segment_region(
     Raises:
         CaseError: what either of the models refuses.
     """
-    shape, scorer = volume.geometry.shape, fine.scorer
+    shape = volume.geometry.shape
     rough = coarse.segment(volume)
     box, notes = region_of(rough.labels, volume.geometry, fine.modes.margin_mm), rough.notes
     del rough
     asked, target = fine.asked, fine.target
-    kind = np.dtype(np.uint8 if scorer.classes // fine.members <= 256 else np.uint16)
+    kind = np.dtype(np.uint8 if len(fine.values) <= 256 else np.uint16)
     if box is None:
         if target is not None:
             target.begun().close()

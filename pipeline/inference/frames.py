@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from ...errors import UsageError
-from ...transforms.blockwise import BlockwiseImage
-from ...transforms.cells import top_class
+from ...transforms.boxes import BlockwiseImage
+from ...transforms.cells import decided
 from ...transforms.volume import Geometry, Volume
 from ..devices import keep_heap, one_thread
 from .label_files import to_values
@@ -104,6 +104,6 @@ class FrameSegmenter:
             window = padded_window(prepared.image, [slice(0, side) for side in patch], before)
         found = self._scorer(window.unsqueeze(0))[0]
         with one_thread():
-            classes = top_class(scores_of(self._scorer, found[inside]))
+            classes = decided(scores_of(self._scorer, found[inside]), regions=self.predictor.has_regions)
             labels = to_values(classes.cpu().numpy(), self.predictor.values)
         return labels.reshape(prepared.volume.geometry.shape)

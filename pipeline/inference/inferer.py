@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from ...errors import unknown
 from ...networks.base import SegmentationNetwork
-from ...transforms.cells import top_class
+from ...transforms.cells import decided
 from .scorer import NetworkScorer, Scorer
 from .stitch import blend, finished, scored_windows, stream_axis
 from .windows import WindowGrid
@@ -47,6 +47,8 @@ class StreamingInferer(Inferer):
         sw_device: of the windows, where the network is; that of the image when left out.
         device: of the sums and the result; that of the image when left out.
         labels: give label maps instead of logits.
+        regions: of labels: channels are regions that may overlap, and a voxel's label is the number from 1 of the last
+            one whose logit is above 0, 0 where there is none.
 
     Raises:
         ValueError: an overlap outside [0, 1), an unknown mode.
@@ -65,6 +67,7 @@ class StreamingInferer(Inferer):
         device: Device | None = None,
         *,
         labels: bool = False,
+        regions: bool = False,
     ) -> None:
         super().__init__()
         if str(mode) not in MODES:
@@ -75,7 +78,7 @@ class StreamingInferer(Inferer):
         self.roi_size, self.sw_batch_size, self.overlap = roi_size, sw_batch_size, overlap
         self.mode, self.sigma_scale = str(mode), sigma_scale
         self.padding_mode, self.cval = padding_mode, cval
-        self.sw_device, self.device, self.labels = sw_device, device, labels
+        self.sw_device, self.device, self.labels, self.regions = sw_device, device, labels, regions
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -111,9 +114,9 @@ class StreamingInferer(Inferer):
         result: Tensor | None = None
         for number, image in enumerate(images):
             for where, logits in self._planes(image, scorer, roi, device):
-                found = top_class(logits)[None] if self.labels else logits
+                found = decided(logits, regions=self.regions)[None] if self.labels else logits
                 if result is None:
-                    wide = torch.int16 if len(logits) > 256 else torch.uint8
+                    wide = torch.int16 if len(logits) + self.regions > 256 else torch.uint8
                     dtype = wide if self.labels else images.dtype
                     result = torch.empty((len(images), len(found), *images.shape[2:]), dtype=dtype, device=device)
                 part = (slice(None), *where)

@@ -198,6 +198,8 @@ def _channels(stem: str, sources: Sequence[Source], root: Path, channels: int) -
     if numbers == [f"{number:04d}" for number in range(channels)]:
         ordered = sorted(sources, key=lambda source: source.name)
         return [Job((_named(ordered[0], stem), *ordered[1:]))], None
+    if numbers == ["0000"] and channels == 3 and sources[0].kind == "picture":  # its colours are the channels
+        return [Job((_named(sources[0], stem),))], None
     if channels == 1 and "0000" not in numbers:  # numbers of cases, not of channels
         return [Job((source,)) for source in sources], None
     return [], _wrong_number(stem, sources, root, f"the channels {', '.join(numbers)}", channels)

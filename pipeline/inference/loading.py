@@ -111,7 +111,7 @@ def load_predictor(
         window_batch=window_batch or max(1, min(LARGEST_BATCH, room)),
         halo=measure_halo(networks) if exact else None,
         modes=modes,
-        only=() if modes.classes is None else chosen_classes(model.labels, modes.classes),
+        only=() if modes.classes is None else chosen_classes(model, modes.classes),
         others=tuple(others),
         coarse=coarse,
         background=background_of(model) if modes.skip_background else (),

@@ -94,6 +94,9 @@ def _shared(model: ModelFolder) -> Mapping[str, Any]:
     return {
         **{name: plan.get(name) for name in SHARED},
         "slices": plan.get("slices", 1),
+        "regions": plan.get("regions", []),
+        "blending": plan.get("blending", "gaussian"),
+        "resampling": plan.get("resampling"),
         "preprocessing": [dict(step) for step in model.preprocessing],
         "labels": [(label.value, label.name) for label in model.labels],
     }

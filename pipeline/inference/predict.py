@@ -87,7 +87,8 @@ def predict(
         tta: average over mirrored windows; the plan's own when left out.
         tiling: "blend" adds up overlapping windows; "exact" gives what one pass over the whole volume would, with
             networks whose logits depend on a bounded neighbourhood (batch norm or none, no attention over the window).
-        classes: names or label values, as a list or as "liver,spleen": what is written, the others as background.
+        classes: names or label values, as a list or as "liver,spleen": what is written, the others as background. The
+            name of a region stands for all label values that it is made of.
         probabilities: write those of the classes too, CASE_probabilities.b2nd, which `read_probabilities` reads.
         uncertainty: map the entropy of the probabilities, CASE_uncertainty.nii.gz, and with several networks their
             disagreement, CASE_disagreement.nii.gz; the means over what was found stand in the manifest, and a case

@@ -17,7 +17,7 @@ from ..model_folder import ModelFolder
 from .budget import UNLIMITED, Limits
 from .cascade import segment_region
 from .checks import check_dimensions, check_modality
-from .classes import kept_classes, written_values
+from .classes import kept_classes, output_names, written_names, written_values
 from .engines import Engine, TorchEngine
 from .footprint import CONTEXT_BYTES, window_bytes
 from .halo import Halo
@@ -51,7 +51,8 @@ class Predictor:
         measured: bytes of RAM and on the GPU that one window takes, and `window_batch` of them; empty where nothing is
             planned.
         modes: what is asked for beside its label map.
-        only: numbers of the classes that are written, the others as background; all of them where it is empty.
+        only: numbers of the classes or regions that are written, the others as background; all of them where it is
+            empty.
         others: models, and their folds, whose networks stand among `networks` too, behind its own.
         coarse: that finds the region to which volumes are confined.
         background: prepared values of each channel that are background; windows of nothing else are not computed.
@@ -89,15 +90,29 @@ class Predictor:
         return tuple(self.model.plan["patch"])
 
     @property
+    def blending(self) -> str:
+        """Weights of a window."""
+        return str(self.model.plan.get("blending", "gaussian"))
+
+    @property
+    def stepped(self) -> bool:
+        """Whether windows lie at whole steps, as in `windows.axis_starts`."""
+        return self.model.plan.get("windows") == "stepped"
+
+    @property
     def values(self) -> tuple[int, ...]:
         """Label value of each class as it is written: 0 for one that is not asked for."""
-        return written_values(self.model.labels, self.only)
+        return written_values(self.model, self.only)
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the networks' outputs are regions that may overlap."""
+        return bool(self.model.regions)
 
     @property
     def classes(self) -> dict[int, str]:
         """Name of each label value that is written."""
-        asked = [label for number, label in enumerate(self.model.labels) if not self.only or number in self.only]
-        return {label.value: label.name for label in asked}
+        return written_names(self.model, self.only)
 
     @property
     def mode_settings(self) -> dict[str, Any]:
@@ -105,7 +120,7 @@ class Predictor:
         modes = self.modes
         coarse = None if self.coarse is None else marks_of(self.coarse.model, self.coarse.folds)
         known = {
-            "classes": [self.model.labels[number].name for number in self.only],
+            "classes": [output_names(self.model)[number] for number in self.only],
             "with_models": [marks_of(model, folds) for model, folds in self.others],
             "coarse": coarse,
             "margin_mm": modes.margin_mm if coarse else None,
@@ -130,7 +145,7 @@ class Predictor:
     @property
     def asked(self) -> Asked:
         """What a pass over a volume gives beside labels."""
-        return Asked(self.members, self.modes.uncertainty, self.target)
+        return Asked(self.members, self.modes.uncertainty, self.target, self.has_regions)
 
     @property
     def members(self) -> int:
@@ -176,7 +191,7 @@ class Predictor:
         volume = image.volume if isinstance(image, Prepared) else image
         target = None
         if probabilities is not None:
-            kept = kept_classes(self.model.labels, self.only)
+            kept = kept_classes(self.model, self.only)
             target = ProbabilityTarget(probabilities, kept, volume.geometry)
         if self.coarse is not None:
             found = segment_region(replace(self, coarse=None, target=target), self.coarse, volume, on_plan)
@@ -188,7 +203,7 @@ class Predictor:
         labels = to_values(found.labels, self.values)
         if not self.modes.uncertainty:
             return replace(found, labels=labels)
-        numbers, notes = sum_up(labels, found.maps, len(self.model.labels))
+        numbers, notes = sum_up(labels, found.maps, 2 if self.has_regions else len(self.model.labels))
         return replace(found, labels=labels, numbers=numbers, notes=(*found.notes, *notes))
 
     def window_bytes(self, batch: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,16 +16,18 @@ import numpy as np
 import torch
 
 from ...errors import CaseError, UsageError
-from ...transforms.blockwise import BlockwiseImage, blockwise
+from ...transforms.blockwise import blockwise
+from ...transforms.boxes import BlockwiseImage
 from ...transforms.chains import run_chain
 from ...transforms.context import neighbours
+from ...transforms.edges import grid_spacing, nearest_axis_back
 from ...transforms.located import affine_of, plain
-from ...transforms.match import match_grids
+from ...transforms.match import Convention, match_grids
 from ...transforms.volume import Entry, Volume
 from ..devices import keep_heap
 from .budget import Needs, Plan, make_plan, make_tile_plan
 from .exact import choose_tiles, default_limit, exact_planes
-from .fallback import CarefulScorer, first_that_fits
+from .fallback import SAME, CarefulScorer, first_that_fits
 from .footprint import give_back, resident
 from .halo import Halo
 from .scorer import Scorer
@@ -71,12 +73,16 @@ class Prepared:
         affine: of its grid.
         volume: that it was made from.
         axis: the streamed one.
+        convention: what of the two grids agrees, as in `match.Match`.
+        nearest: the axis along which nothing is interpolated on the way back; None where all are.
     """
 
     image: Image
     affine: np.ndarray
     volume: Volume
     axis: int
+    convention: Convention = "centres"
+    nearest: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,6 +100,11 @@ class Prepared:
         grid = self.volume.geometry
         shape, affine = [self.shape[at] for at in self.order], self.affine[:, [*self.order, 3]]
         return shape, affine, (*grid.shape, 1)[:3], grid.affine
+
+    @property
+    def nearest_streamed(self) -> int | None:
+        """The axis `nearest` where the streamed one comes first."""
+        return None if self.nearest is None else self.order.index(self.nearest)
 
 
 OnPlan = Callable[[Plan], None]
@@ -156,7 +167,24 @@ def _prepared(predictor: Predictor, volume: Volume) -> Prepared:
         made = run_chain(predictor.chain, {"image": volume})["image"]
         image, affine = plain(made).float(), affine_of(made)
     patches = [view.patch for view in predictor.views]
-    return Prepared(image, affine, volume, stream_axis_of([int(side) for side in image.shape[1:]], patches))
+    shape = [int(side) for side in image.shape[1:]]
+    return Prepared(image, affine, volume, stream_axis_of(shape, patches), *_way_back(predictor, shape, affine, volume))
+
+
+def _way_back(
+    predictor: Predictor, shape: Sequence[int], affine: np.ndarray, volume: Volume
+) -> tuple[Convention, int | None]:
+    """How scores go back to the image, as the plan has it: what of the grids agrees, and the axis of nearest planes."""
+    plan, grid = predictor.model.plan, volume.geometry
+    resampling = plan.get("resampling") or {}
+    if resampling.get("kind") != "spline":
+        return "centres", None
+    lines = match_grids(shape, affine, (*grid.shape, 1)[:3], grid.affine).lines
+    if lines is None:
+        return "edges", None
+    steps = grid_spacing(grid.affine)
+    own = [steps[axis] for axis in lines]
+    return "edges", nearest_axis_back(resampling, plan.get("spacing_mm"), own)
 
 
 def _check_chain(predictor: Predictor, volume: Volume) -> None:
@@ -164,8 +192,8 @@ def _check_chain(predictor: Predictor, volume: Volume) -> None:
     limit = predictor.limits.ram
     if limit is None:
         return
-    spacing = predictor.model.plan.get("spacing_mm") or volume.geometry.spacing_mm
-    finer = math.prod(volume.geometry.spacing_mm) / math.prod(spacing)
+    spacing = [step for step in predictor.model.plan.get("spacing_mm") or () if step is not None]
+    finer = math.prod(sorted(volume.geometry.spacing_mm, reverse=True)[: len(spacing)]) / math.prod(spacing)
     needed = resident() + round(CHAIN_BYTES * volume.array.size * max(1.0, finer))
     if needed > limit:
         raise CaseError(
@@ -198,6 +226,7 @@ def _plan(predictor: Predictor, prepared: Prepared) -> Plan:
         overlap=predictor.overlap,
         axis=prepared.axis,
         shared=0 if match_grids(*prepared.grids).axes is not None else 1,
+        stepped=predictor.stepped,
     )
     if not predictor.measured:
         return Plan(section.strips((1, 1)), predictor.window_batch, whole_image=keep or not in_boxes)
@@ -232,8 +261,9 @@ def _with_less(predictor: Predictor, prepared: Prepared, plan: Plan) -> Segmente
     if predictor.device.type != "cpu":
         less = replace(plan, sums_on_gpu=False)
         if plan.sums_on_gpu:
-            roads.append(("the sums were kept in RAM", lambda: _made(predictor, prepared, less, notes)))
-        roads.append(("it was done on the CPU", lambda: _on_cpu(predictor, prepared, less, notes)))
+            roads.append((f"the sums were kept in RAM; {SAME}", lambda: _made(predictor, prepared, less, notes)))
+        what = "it was done on the CPU; labels may differ where two classes score almost the same"
+        roads.append((what, lambda: _on_cpu(predictor, prepared, less, notes)))
     made = first_that_fits(roads, notes)
     return Segmented(made.labels, tuple(notes), plan, made.maps)
 
@@ -260,10 +290,10 @@ def _made(predictor: Predictor, prepared: Prepared, plan: Plan, notes: list[Entr
     for number, view in enumerate(predictor.views):
         scorer: Scorer = CarefulScorer(predictor.scorer_of(view) if number else predictor.scorer, notes)
         if predictor.background:
-            scorer = SkippingScorer(scorer, predictor.background, predictor.members)
+            scorer = SkippingScorer(scorer, predictor.background, predictor.members, regions=predictor.has_regions)
             skipping.append(scorer)
         streamed.append((scorer, view))
-    sinks = Sinks(prepared.grids, streamed[0][0], predictor.asked, chunk_numbers=plan.chunk_numbers, headed=True)
+    sinks = _sinks(predictor, prepared, streamed[0][0], plan, headed=True)
     for part in plan.strips.parts:
         streams = [
             sum_planes(
@@ -272,6 +302,8 @@ def _made(predictor: Predictor, prepared: Prepared, plan: Plan, notes: list[Entr
                 patch=view.patch,
                 overlap=predictor.overlap,
                 window_batch=plan.window_batch,
+                blending=predictor.blending,
+                stepped=predictor.stepped,
                 axis=prepared.axis,
                 part=part,
                 sums_on=_sums_on(predictor, plan),
@@ -308,12 +340,24 @@ def _exactly_made(predictor: Predictor, halo: Halo, prepared: Prepared, plan: Pl
             raise
         raise CaseError(f"{error}; within --memory and --gpu-memory there is no more for a tile", "memory") from error
     prepared = replace(prepared, axis=tiling.axis)
-    sinks = Sinks(prepared.grids, scorer, predictor.asked, chunk_numbers=plan.chunk_numbers, headed=False)
+    sinks = _sinks(predictor, prepared, scorer, plan, headed=False)
     image = _seen(predictor, prepared.image, predictor.views[0])
     planes = exact_planes(scorer.unmirrored, image, tiling, slab_on=_sums_on(predictor, plan))
     for where, scores in planes:
         sinks.add(where, scores)
     return sinks.made(prepared.volume.geometry.shape)
+
+
+def _sinks(predictor: Predictor, prepared: Prepared, scorer: Scorer, plan: Plan, *, headed: bool) -> Sinks:
+    return Sinks(
+        prepared.grids,
+        scorer,
+        predictor.asked,
+        chunk_numbers=plan.chunk_numbers,
+        headed=headed,
+        convention=prepared.convention,
+        nearest=prepared.nearest_streamed,
+    )
 
 
 def _seen(predictor: Predictor, image: Image, view: View) -> Image:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...transforms import dense
 from ...transforms.dense import DenseRestoration, Receiver
+from ...transforms.match import Convention
 from ...transforms.probabilities import BUFFER_BYTES, Classes, ProbabilityFile
 from ...transforms.restore import Restoration
 from ...transforms.volume import Geometry
@@ -69,11 +70,13 @@ class Asked:
         members: networks whose scores are kept apart, one behind the other.
         uncertainty: whether it is mapped.
         target: of the probabilities; None where they are not asked for.
+        regions: whether scores are those of regions that may overlap.
     """
 
     members: int = 1
     uncertainty: bool = False
     target: ProbabilityTarget | None = None
+    regions: bool = False
 
 
 class Sinks:
@@ -85,9 +88,21 @@ class Sinks:
         asked: what is wanted.
         chunk_numbers: scores looked at at a time.
         headed: whether planes are in front of the scorer's head, and not behind it.
+        convention: what of the two grids agrees, as in `match.Match`.
+        nearest: the network axis along which nothing is interpolated.
     """
 
-    def __init__(self, grids: Grids, scorer: Scorer, asked: Asked, *, chunk_numbers: int, headed: bool) -> None:
+    def __init__(
+        self,
+        grids: Grids,
+        scorer: Scorer,
+        asked: Asked,
+        *,
+        chunk_numbers: int,
+        headed: bool,
+        convention: Convention = "centres",
+        nearest: int | None = None,
+    ) -> None:
         self.asked = asked
 
         def apart(values: Tensor) -> Tensor:
@@ -98,12 +113,21 @@ class Sinks:
 
         plain = None if not headed and asked.members == 1 else together
         device = scorer.device
-        self.restoration = Restoration(*grids, scores_of=plain, device=device, chunk_numbers=chunk_numbers)
+        self.restoration = Restoration(
+            *grids,
+            scores_of=plain,
+            device=device,
+            chunk_numbers=chunk_numbers,
+            convention=convention,
+            nearest=nearest,
+            regions=asked.regions,
+        )
         receivers: list[Receiver] = []
         self.maps: UncertaintyMaps | None = None
         self.file: ProbabilityFile | None = None
         if asked.uncertainty:
-            self.maps = UncertaintyMaps(grids[2], scorer.classes // asked.members, asked.members)
+            classes = scorer.classes // asked.members
+            self.maps = UncertaintyMaps(grids[2], classes, asked.members, regions=asked.regions)
             receivers.append(self.maps)
         if asked.target is not None:
             along = int(np.argmax(np.abs(self.restoration.match.matrix[0, :3])))
@@ -111,7 +135,9 @@ class Sinks:
             receivers.append(self.file)
         self.dense: DenseRestoration | None = None
         if receivers:
-            self.dense = DenseRestoration(*grids, receivers=receivers, scores_of=apart, device=device)
+            self.dense = DenseRestoration(
+                *grids, receivers=receivers, scores_of=apart, device=device, convention=convention, nearest=nearest
+            )
 
     def add(self, where: slice, values: Tensor, part: Sequence[slice] | None = None) -> None:
         """Planes of a part of the cross-section, as `Restoration.add` takes them."""

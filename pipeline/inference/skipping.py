@@ -20,7 +20,7 @@ from ..model_folder import ModelFolder
 from .scorer import Head, Scorer
 
 Range = tuple[float, float]  # of prepared values that are background
-SURE = 30.0  # score of the background where nothing was computed; the others have 0
+SURE = 30.0  # score of the background where nothing was computed; the others have 0, and regions less than that
 LEAST_SHARE = 1e-4
 ROUNDING = 1e-5
 
@@ -64,14 +64,15 @@ class SkippingScorer:
         scorer: that does the work.
         background: range of prepared values of each channel of a window.
         members: whose scores come one behind the other.
+        regions: whether scores are those of regions, none of which is in the background.
 
     Attributes:
         seen: windows that were asked for.
         skipped: of these.
     """
 
-    def __init__(self, scorer: Scorer, background: Sequence[Range], members: int = 1) -> None:
-        self.scorer, self.members = scorer, members
+    def __init__(self, scorer: Scorer, background: Sequence[Range], members: int = 1, *, regions: bool = False) -> None:
+        self.scorer, self.members, self.regions = scorer, members, regions
         self.low, self.high = (torch.tensor(ends).reshape(1, -1, 1, 1, 1) for ends in zip(*background, strict=True))
         self.channels, self.classes = scorer.channels + 1, scorer.classes
         self.device = scorer.device
@@ -94,6 +95,7 @@ class SkippingScorer:
         values, share = sums[:, :-1], sums[:, -1:]
         values = values / share.clamp(min=LEAST_SHARE)
         scores = values if self.scorer.head is None else self.scorer.head(values)
-        sure = torch.zeros(scores.shape[1], device=scores.device)
-        sure[:: scores.shape[1] // self.members] = SURE
+        sure = torch.full((scores.shape[1],), -SURE if self.regions else 0.0, device=scores.device)
+        if not self.regions:
+            sure[:: scores.shape[1] // self.members] = SURE
         return torch.where(share > LEAST_SHARE, scores, sure.reshape(1, -1, *[1] * (scores.ndim - 2)))

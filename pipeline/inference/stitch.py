@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from ...errors import CaseError
 from ...networks.base import SegmentationNetwork
-from ...transforms.cells import top_class
+from ...transforms.cells import decided
 from ..devices import resolve_precision
 from .scorer import NetworkScorer, Scorer, evaluating
 from .windows import WindowGrid
@@ -56,6 +56,7 @@ def segment(
     precision: str = "float32",
     window_batch: int = 1,
     blending: str = "gaussian",
+    regions: bool = False,
 ) -> Tensor:
     """Label map of a preprocessed image, on the image's own grid and on the CPU.
 
@@ -69,9 +70,11 @@ def segment(
         precision: of the network's arithmetic; the sums are float32.
         window_batch: windows at a time.
         blending: "gaussian", "constant" or "centre" weights.
+        regions: whether the networks' outputs are regions that may overlap.
 
     Returns:
-        Classes (X, Y, Z), uint8, or uint16 with more than 256 classes; at a tie the lower class.
+        Classes (X, Y, Z), uint8, or uint16 with more than 256 of them; at a tie the lower class. Of regions, the number
+        from 1 of the last one whose logit is above 0, and 0 where there is none.
 
     Raises:
         CaseError: the network gave NaN or inf (`non-finite`).
@@ -83,13 +86,14 @@ def segment(
             networks, tta_axes=tta_axes, device=device, precision=resolve_precision(precision, device)
         )
         axis = stream_axis(image.shape[1:], patch)
-        labels = torch.empty(image.shape[1:], dtype=torch.uint8 if scorer.classes <= 256 else torch.uint16)
+        largest = scorer.classes if regions else scorer.classes - 1
+        labels = torch.empty(image.shape[1:], dtype=torch.uint8 if largest < 256 else torch.uint16)
         streamed = labels.movedim(axis, 0)
         planes = score_planes(
             scorer, image, patch=patch, overlap=overlap, window_batch=window_batch, blending=blending, axis=axis
         )
         for where, scores in planes:
-            streamed[where] = top_class(scores).to(labels.dtype).cpu()
+            streamed[where] = decided(scores, regions=regions).to(labels.dtype).cpu()
     return labels
 
 
@@ -151,19 +155,21 @@ def sum_planes(
     overlap: float = 0.5,
     window_batch: int = 1,
     blending: str = "gaussian",
+    stepped: bool = False,
     axis: int = 0,
     part: Part | None = None,
     sums_on: torch.device | None = None,
 ) -> Iterator[Planes]:
     """As `score_planes`, but in front of the scorer's head: (which planes, (channels, planes, *other axes)).
-
+    Windows may be `stepped`, as in `windows.axis_starts`.
     What is given out is a view that is valid until the next planes are asked for.
     """
     shape = tuple(int(side) for side in image.shape[1:])
     if len(shape) != len(patch):
         raise ValueError(f"an image for windows {tuple(patch)} is (C, X, Y, Z), got shape {tuple(image.shape)}")
     before = padding_before(shape, patch)
-    grid = WindowGrid.of([max(pair) for pair in zip(shape, patch, strict=True)], patch, overlap, blending)
+    padded = [max(pair) for pair in zip(shape, patch, strict=True)]
+    grid = WindowGrid.of(padded, patch, overlap, blending, stepped=stepped)
     others = [at for at in range(len(patch)) if at != axis]
     part = [slice(0, shape[at]) for at in others] if part is None else part
     wanted = [slice(0, side) for side in grid.shape]  # in voxels of the padded image

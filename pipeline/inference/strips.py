@@ -57,6 +57,7 @@ class CrossSection:
         overlap: of neighbouring windows.
         axis: the streamed one.
         shared: voxels that a part shares with the next one, for what is interpolated between them.
+        stepped: as in `windows.axis_starts`.
     """
 
     shape: tuple[int, ...]
@@ -64,6 +65,7 @@ class CrossSection:
     overlap: float
     axis: int
     shared: int
+    stepped: bool = False
 
     def strips(self, counts: Sequence[int]) -> Strips:
         """So many parts along each axis of the cross-section, or fewer where it is too short."""
@@ -85,7 +87,7 @@ class CrossSection:
     def _starts(self, axis: int) -> list[int]:
         before = padding_before(self.shape, self.patch)[axis]
         length = max(self.shape[axis], self.patch[axis])
-        return [start - before for start in axis_starts(length, self.patch[axis], self.overlap)]
+        return [start - before for start in axis_starts(length, self.patch[axis], self.overlap, stepped=self.stepped)]
 
     def _touching(self, axis: int, part: slice) -> int:
         side = self.patch[axis]

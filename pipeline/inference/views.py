@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ...errors import UsageError, unknown
 from ...networks.base import SegmentationNetwork, SliceNetwork
+from ...transforms.edges import stated
 from ..model_folder import ModelFolder
 from .stitch import Planes
 
@@ -56,7 +57,7 @@ def view_axes(model: ModelFolder, wanted: str | Sequence[str]) -> tuple[int, ...
         raise UsageError(f"--views is of 2D models, {model.folder} is 3D; leave the option out")
     if orientation is None:
         raise UsageError(f"--views: the plan of {model.folder} states no orientation, as it is of pictures")
-    spacing = model.plan.get("spacing_mm") or (1.0, 1.0, 1.0)
+    spacing = stated(model.plan.get("spacing_mm"))
     if len(words) > 1 and max(spacing) > UNEVEN * min(spacing):
         sides = " x ".join(f"{side:g}" for side in spacing)
         log.warning("--views: voxels of %s mm give pixels that the network was not trained on in some views", sides)

@@ -17,26 +17,34 @@ from torch import Tensor
 
 from ...errors import unknown
 
-BLENDING = ("gaussian", "constant", "centre")
+BLENDING = ("gaussian", "gaussian_voxel", "constant", "centre")
 SIGMA_OF_PATCH = 1 / 8
 
 
-def axis_starts(length: int, patch: int, overlap: float) -> list[int]:
-    """Evenly spaced starts along one axis, the first at 0, the last so that the window ends with the axis."""
+def axis_starts(length: int, patch: int, overlap: float, *, stepped: bool = False) -> list[int]:
+    """Starts along one axis, the first at 0, the last so that the window ends with the axis: evenly spaced, or
+    `stepped`, all but the last at whole steps, as MONAI lays them."""
     if patch >= length:
         return [0]
+    if stepped:
+        whole = max(1, int(patch * (1 - overlap)))
+        return [*range(0, length - patch, whole), length - patch]
     step = max(1.0, patch * (1 - overlap))
     count = math.ceil((length - patch) / step) + 1
     return [round(index * (length - patch) / (count - 1)) for index in range(count)]
 
 
 def importance(length: int, blending: str = "gaussian") -> Tensor:
-    """Weights (length) of a window along one axis, float64, all above zero and the largest one 1."""
+    """Weights (length) of a window along one axis, float64, all above zero and the largest one 1.
+
+    The centre of `gaussian` is the window's; `gaussian_voxel` has nnU-Net's, the voxel length // 2.
+    """
     if blending == "constant":
         return torch.ones(length, dtype=torch.float64)
-    if blending != "gaussian":
+    if blending not in ("gaussian", "gaussian_voxel"):
         raise unknown("blending", blending, BLENDING)
-    offset = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
+    centre = length // 2 if blending == "gaussian_voxel" else (length - 1) / 2
+    offset = torch.arange(length, dtype=torch.float64) - centre
     weights = torch.exp(-0.5 * (offset / (SIGMA_OF_PATCH * length)) ** 2)
     return weights / weights.max()
 
@@ -59,7 +67,13 @@ class WindowGrid:
 
     @classmethod
     def of(
-        cls, shape: Sequence[int], patch: Sequence[int], overlap: float = 0.5, blending: str = "gaussian"
+        cls,
+        shape: Sequence[int],
+        patch: Sequence[int],
+        overlap: float = 0.5,
+        blending: str = "gaussian",
+        *,
+        stepped: bool = False,
     ) -> WindowGrid:
         """Lay windows over a grid.
 
@@ -70,7 +84,7 @@ class WindowGrid:
             raise ValueError(f"overlap is the shared part of a window, from 0 to below 1; got {overlap:g}")
         if len(shape) != len(patch) or any(not 1 <= side <= whole for side, whole in zip(patch, shape, strict=True)):
             raise ValueError(f"windows {tuple(patch)} do not fit into a grid {tuple(shape)}; pad the image first")
-        starts = [axis_starts(whole, side, overlap) for whole, side in zip(shape, patch, strict=True)]
+        starts = [axis_starts(whole, side, overlap, stepped=stepped) for whole, side in zip(shape, patch, strict=True)]
         return cls.at(shape, patch, starts, blending)
 
     @classmethod

@@ -83,7 +83,7 @@ class CaseScore:
         self.store, self.plan, self.device, self.precision = store, plan, device, precision
 
     def __call__(self, name: str, network: SegmentationNetwork) -> Tensor:
-        """Dice of each foreground class, shape (K - 1,), NaN where reference and prediction are both empty."""
+        """Dice of each foreground class or region that the plan has, NaN where reference and prediction are empty."""
         image = torch.from_numpy(self.store.image(name)[...])
         truth = torch.from_numpy(self.store.labels(name)[...]).long()
         was_training = network.training
@@ -94,8 +94,13 @@ class CaseScore:
             overlap=self.plan.overlap,
             device=self.device,
             precision=self.precision,
+            blending=self.plan.blending,
+            regions=bool(self.plan.regions),
         ).long()
         network.train(was_training)
+        return self._dice_of_regions(predicted, truth) if self.plan.regions else self._dice_of_classes(predicted, truth)
+
+    def _dice_of_classes(self, predicted: Tensor, truth: Tensor) -> Tensor:
         classes = len(self.plan.labels)
         agreed = torch.bincount(truth[predicted == truth], minlength=classes)[1:].double()
         sizes = torch.bincount(truth.flatten(), minlength=classes) + torch.bincount(
@@ -103,9 +108,24 @@ class CaseScore:
         )
         return 2 * agreed / sizes[1:]
 
+    def _dice_of_regions(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        """Of the label map, as `predict` writes it and `evaluate` scores it.
+
+        Args:
+            predicted: number of the last region of each voxel, 0 for none.
+            truth: class of each voxel.
+        """
+        numbers = {label.value: number for number, label in enumerate(self.plan.labels)}
+        written = torch.tensor([0, *(numbers[region.writes] for region in self.plan.regions)])[predicted]
+        found = []
+        for _, classes in self.plan.scored:
+            ours, theirs = (torch.isin(one, torch.tensor(classes)) for one in (written, truth))
+            found.append(2 * (ours & theirs).sum().double() / (ours.sum() + theirs.sum()))
+        return torch.stack(found)
+
     def table(self, names: Sequence[str], network: SegmentationNetwork) -> dict[str, Any]:
         """Dice per case and class, and the means over the cases that have the class."""
-        classes = [label.name for label in self.plan.labels[1:]]
+        classes = [name for name, _ in self.plan.scored]
         rows = {name: self(name, network) for name in names}
         table: dict[str, Any] = {
             "cases": {name: dict(zip(classes, _plain(row), strict=True)) for name, row in rows.items()}
@@ -214,7 +234,7 @@ def fit(
 def network_of(plan: Plan) -> SegmentationNetwork:
     """The plan's network with fresh weights; a slice model is wrapped so that it takes volumes."""
     network = build_network(
-        plan.network.name, plan.dims, plan.network_channels, len(plan.labels), **dict(plan.network.options)
+        plan.network.name, plan.dims, plan.network_channels, plan.outputs, **dict(plan.network.options)
     )
     if plan.slice_axis is not None:
         network = SliceNetwork(network, axis=plan.slice_axis)

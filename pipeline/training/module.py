@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import NothingDoneError
 from ...networks.base import SegmentationNetwork
-from ...networks.losses import build_loss
+from ...networks.losses import build_loss, build_region_loss
 from ..dataset.plan import Plan
 from ..devices import memory_format
 from ..seeds import draw_seed
@@ -31,8 +31,8 @@ class SegmentationModule(lightning.LightningModule):
         network: the network, already initialised.
         plan: loss, learning rate, schedule, averaging, labels.
         steps: optimiser steps of the whole run, which the schedule is fitted to.
-        score: case name, network -> (K - 1,) Dice of the foreground classes on the whole case, NaN where a class is
-            absent.
+        score: case name, network -> Dice of what the plan scores, foreground classes or regions, on the whole case, NaN
+            where one is absent.
     """
 
     def __init__(
@@ -47,7 +47,8 @@ class SegmentationModule(lightning.LightningModule):
         self.network = network
         self.averaged = average_weights(network, plan.average_weights) if plan.average_weights > 0 else None
         self.plan, self.steps, self.score = plan, steps, score
-        self.loss = build_loss(plan.loss)
+        members = [classes for _, classes in plan.scored]
+        self.loss = build_region_loss(plan.loss, members) if plan.regions else build_loss(plan.loss)
         self.format = memory_format(network.spatial_dims)
         self.bad_steps: list[list[str]] = []
         self.case_scores: list[Tensor] = []
@@ -132,7 +133,7 @@ class SegmentationModule(lightning.LightningModule):
         if not self.case_scores:
             return
         per_class = torch.stack(self.case_scores).nanmean(dim=0)
-        names = [label.name for label in self.plan.labels[1:]]
+        names = [name for name, _ in self.plan.scored]
         self.dice = {name: float(value) for name, value in zip(names, per_class, strict=True)}
         self.dice["mean"] = float(per_class.nanmean())
         for name, value in self.dice.items():

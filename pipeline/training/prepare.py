@@ -209,7 +209,7 @@ def check_network(plan: Plan) -> SegmentationNetwork:
     """Build the plan's network without memory, so that a wrong name or option is said before any file is read."""
     options = dict(plan.network.options)
     with torch.device("meta"):
-        return build_network(plan.network.name, plan.dims, plan.network_channels, len(plan.labels), **options)
+        return build_network(plan.network.name, plan.dims, plan.network_channels, plan.outputs, **options)
 
 
 def check_memory(plan: Plan, network: SegmentationNetwork, limit_bytes: int) -> None:
@@ -279,6 +279,10 @@ def _write_folds(path: Path, folds: Mapping[str, Fold], overwrite: bool) -> None
 
 def _refuse_other_plan(before: Plan, now: Plan, run: Path) -> None:
     old, new = (one.model_dump(mode="json", exclude={"reasons"}) for one in (before, now))
-    differ = [f"{key}: {json.dumps(old[key])} -> {json.dumps(new[key])}" for key in old if old[key] != new[key]]
+    differ = [
+        f"{key}: {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
     if differ:
         raise UsageError(f"{run} holds a run of another plan ({'; '.join(differ)}); use --overwrite or another folder")

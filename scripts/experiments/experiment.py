@@ -24,7 +24,7 @@ from voxelwise.networks.registry import NETWORKS
 from voxelwise.pipeline.dataset.cases import Dataset
 from voxelwise.pipeline.dataset.fingerprint import Fingerprint, take_fingerprint
 from voxelwise.pipeline.dataset.plan import Plan, make_plan, read_plan, write_plan
-from voxelwise.pipeline.dataset.plan_record import Record
+from voxelwise.pipeline.dataset.plan_parts import Record
 from voxelwise.pipeline.training.prepare import check_network
 from voxelwise.transforms.writers import write_json
 

@@ -32,7 +32,7 @@ from voxelwise.pipeline.dataset.fingerprint import take_fingerprint
 from voxelwise.pipeline.dataset.folds import Fold
 from voxelwise.pipeline.dataset.layouts import read_dataset
 from voxelwise.pipeline.dataset.plan import Plan, make_plan, read_plan, write_plan
-from voxelwise.pipeline.dataset.plan_record import Network
+from voxelwise.pipeline.dataset.plan_parts import Network
 from voxelwise.pipeline.dataset.store import open_store
 from voxelwise.pipeline.seeds import draw_seed
 from voxelwise.pipeline.training.budget import time_one_step

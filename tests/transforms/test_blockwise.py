@@ -58,7 +58,7 @@ def test_any_box_is_the_same_as_that_of_the_chain(dtype: Any, normalisation: Any
     np.testing.assert_array_equal(volume.array[0], noise(dtype=dtype))  # what is stored stays as it is
 
 
-@pytest.mark.parametrize("kind", ["zscore", "zscore_nonzero"])
+@pytest.mark.parametrize("kind", ["zscore", "zscore_nonzero", "rescale_nonzero"])
 def test_cropped_images_and_several_channels(kind: str) -> None:
     array = np.zeros((2, 14, 11, 9), np.int16)
     array[0, 3:9, 2:8, 1:9] = noise((6, 6, 8))
@@ -73,13 +73,55 @@ def test_cropped_images_and_several_channels(kind: str) -> None:
     torch.testing.assert_close(image.whole(), plain(wanted), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["zscore", "zscore_nonzero"])
+@pytest.mark.parametrize("kind", ["zscore", "zscore_nonzero", "rescale_nonzero"])
 @pytest.mark.parametrize("value", [0, 5])
 def test_constant_images_become_zero(kind: str, value: int) -> None:
     image = blockwise(chain_of(crop="nonzero", normalisation=[{"kind": kind}]), volume_of(np.full((4, 5, 6), value)))
     assert image is not None
     assert image.shape == (1, 4, 5, 6)
     assert not image.whole().any()
+
+
+@pytest.mark.parametrize("kind", ["window", "none", "rescale_own", "zscore", "zscore_mask"])
+@pytest.mark.parametrize("separate", ["auto", "never"])
+@pytest.mark.parametrize("orientation", [None, "SAL"])
+def test_splines_of_normalised_voxels_box_by_box(kind: str, separate: str, orientation: str | None) -> None:
+    array = np.zeros((2, 34, 27, 21), np.int16)
+    array[:, 3:30, 2:25, 1:20] = noise((2, 27, 23, 19))
+    array[:, 12:15, 9:14, 8:12] = 0
+    volume = volume_of(array)
+    chain = chain_of(
+        channels=["a", "b"],
+        crop="nonzero",
+        orientation=orientation,
+        spacing_mm=(1.1, None, 0.8) if orientation is None else (1.7, 1.1, None),
+        normalisation=[WINDOW if kind == "window" else {"kind": kind}] * 2,
+        resampling={"kind": "spline", "separate": separate},
+    )
+    wanted = run_chain(chain, {"image": volume})["image"]
+    tolerance = 1e-4 * (400 if kind == "none" else 1)
+    image = blockwise(chain, volume)
+    assert image is not None
+    assert image.resampled
+    assert image.shape == tuple(wanted.shape)
+    np.testing.assert_array_equal(image.affine, affine_of(wanted))
+    torch.testing.assert_close(image.whole(), plain(wanted), rtol=0, atol=tolerance)
+    for box in ((slice(0, 4), slice(2, 3), slice(1, 8)), (slice(5, 9), slice(0, 6), slice(3, 9))):
+        made = blockwise(chain, volume)
+        assert made is not None
+        torch.testing.assert_close(
+            made[(slice(None), *box)], plain(wanted)[(slice(None), *box)], rtol=0, atol=tolerance
+        )
+    assert image[:, 3:3, :, :].shape[1] == 0
+
+
+def test_the_spacing_stays_where_splines_change_nothing() -> None:
+    volume = volume_of(noise())
+    chain = chain_of(resampling={"kind": "spline"}, spacing_mm=(0.7, 0.9, 2.5), normalisation=[{"kind": "rescale_own"}])
+    image = blockwise(chain, volume)
+    assert image is not None
+    assert not image.resampled
+    torch.testing.assert_close(image.whole(), plain(run_chain(chain, {"image": volume})["image"]), rtol=0, atol=1e-6)
 
 
 def test_grey_pictures_for_colour_models() -> None:

@@ -54,6 +54,18 @@ def test_steps_are_plain_data_and_survive_json() -> None:
     assert [step["name"] for step in more][3:6] == ["CorrectBiasField", "Orient", "CropNonzero"]
 
 
+def test_splines_come_after_normalisation() -> None:
+    steps = preprocessing_steps(**{**VALUES, "resampling": {"kind": "spline", "order": 2, "scores_order": 1}})
+    assert [step["name"] for step in steps][3:] == ["Orient", "Normalise", "SplineResample"]
+    assert steps[-1]["args"] == {"spacing_mm": [1.0, 1.0, 1.0], "order": 2}
+    image, label = ball()
+    chain = build_chain(steps, ("image", "label"))
+    affine = np.diag([2.0, 1, 1, 1])
+    done = run_chain(chain, {"image": in_memory(image[None], affine), "label": in_memory(label[None], affine)}, start=1)
+    assert done["image"].shape == done["label"].shape == (1, 28, 12, 10)
+    assert done["label"].unique().tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_all_orientations_give_the_same_voxels(codes: str) -> None:
     """Image, label and affine turn together: 48 ways to store one case, one result."""

@@ -47,6 +47,42 @@ def test_zscore_of_nonzero_voxels_leaves_the_outside() -> None:
     assert abs(float(done[2:4, 2:4, 2:4].mean())) < 1e-6
 
 
+def test_zscore_within_the_filled_mask_of_all_channels() -> None:
+    """What the mask encloses counts, though it is 0; what lies beyond keeps its value."""
+    voxels = torch.zeros(2, 7, 7, 7)
+    voxels[0, 1:6, 1:6, 1:6] = torch.arange(125.0).reshape(5, 5, 5) + 3
+    voxels[:, 3, 3, 3] = 0
+    voxels[1, 2:4, 2:4, 0] = 5
+    inside = torch.zeros(7, 7, 7, dtype=torch.bool)
+    inside[1:6, 1:6, 1:6] = True
+    inside[2:4, 2:4, 0] = True
+    done = Normalise(["image"], [{"kind": "zscore_mask"}] * 2)({"image": voxels})["image"].as_tensor()
+    for channel, found in zip(voxels, done, strict=True):
+        counted = channel[inside]
+        wanted = torch.where(inside, (channel - counted.mean()) / counted.std(correction=0), channel)
+        torch.testing.assert_close(found, wanted)
+
+
+def test_the_own_range_and_no_normalisation() -> None:
+    image = torch.tensor([-2, 0, 6], dtype=torch.int16)
+    torch.testing.assert_close(normalise(image, "rescale_own"), torch.tensor([0.0, 0.25, 1.0]))
+    torch.testing.assert_close(normalise(image, "none"), torch.tensor([-2.0, 0, 6]))
+    assert not normalise(torch.full((3,), 5.0), "rescale_own").any()
+    to_two = normalise(image, "rescale_own", mean=0.5, std=0.5)
+    torch.testing.assert_close(to_two, torch.tensor([-1.0, -0.5, 1.0]))
+
+
+def test_the_range_of_nonzero_voxels() -> None:
+    """Zeros lie where the mean of the others does."""
+    image = torch.tensor([0, -2, 6, 2, 0, 2], dtype=torch.int16)
+    done = normalise(image, "rescale_nonzero", mean=0.5, std=0.5)
+    torch.testing.assert_close(done, torch.tensor([0.0, -1.0, 1.0, 0.0, 0.0, 0.0]))
+    skewed = normalise(torch.tensor([0.0, 1.0, 1.0, 5.0, 9.0]), "rescale_nonzero")
+    torch.testing.assert_close(skewed, torch.tensor([3 / 8, 0.0, 0.0, 0.5, 1.0]))
+    assert not normalise(torch.tensor([0.0, 5.0, 5.0]), "rescale_nonzero", mean=0.5, std=0.5).any()
+    assert not normalise(torch.zeros(3), "rescale_nonzero").any()
+
+
 def test_source_is_not_changed() -> None:
     image = torch.arange(27.0).reshape(3, 3, 3)
     before = image.clone()

@@ -202,6 +202,8 @@ def test_a_slice_model_goes_slice_by_slice(tmp_path: Path) -> None:
         {"kind": "zscore_nonzero"},
         {"kind": "zscore", "low": -1.0, "high": 1.5},
         {"kind": "rescale", "low": -50.0, "high": 250.0},
+        {"kind": "rescale_own", "mean": 0.5, "std": 0.5},
+        {"kind": "rescale_nonzero", "mean": 0.5, "std": 0.5},
         {"kind": "window", "low": -50.0, "high": 250.0, "mean": 30.0, "std": 80.0},
     ],
 )
@@ -284,7 +286,7 @@ def test_what_is_there_is_kept_unless_it_is_an_export(tmp_path: Path, model: Pat
     assert export_model(model, out, format="torchscript", overwrite=True).out == out
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
-    with pytest.raises(UsageError, match="is no export of voxelwise, and is not replaced"):
+    with pytest.raises(UsageError, match="was not made by `voxelwise export`, and is not replaced"):
         export_model(model, tmp_path / "mine", format="torchscript", overwrite=True)
     with pytest.raises(UsageError, match="lies inside the model folder"):
         export_model(model, model / "export", format="torchscript")

@@ -41,7 +41,7 @@ def test_starts_are_ordered_with_the_first_axis_slowest() -> None:
     assert starts[-1] == (2, 2, 0)
 
 
-@pytest.mark.parametrize("blending", ["gaussian", "constant", "centre"])
+@pytest.mark.parametrize("blending", ["gaussian", "gaussian_voxel", "constant", "centre"])
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.9])
 def test_shares_of_all_windows_sum_to_one(blending: str, overlap: float) -> None:
     grid = WindowGrid.of((11, 7, 9), (4, 7, 3), overlap, blending)
@@ -70,3 +70,12 @@ def test_wrong_windows_are_refused() -> None:
         WindowGrid.of((8, 8, 8), (4, 4), 0.5)
     with pytest.raises(UsageError, match=r"unknown blending 'gausian'; did you mean 'gaussian'"):
         importance(4, "gausian")
+
+
+@pytest.mark.parametrize("length", [1, 7, 40])
+def test_the_centre_of_a_gaussian(length: int) -> None:
+    """The window's own, so that mirrored windows weigh the same, or the voxel where nnU-Net has it."""
+    own, voxel = importance(length), importance(length, "gaussian_voxel")
+    torch.testing.assert_close(own, own.flip(0))
+    assert voxel.argmax() == length // 2
+    assert torch.equal(voxel, own) == (length % 2 == 1)

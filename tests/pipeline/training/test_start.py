@@ -17,7 +17,7 @@ from voxelwise.networks.fcrn import FCNVGG16
 from voxelwise.networks.vgg import VGG16
 from voxelwise.networks.vnet import VNet
 from voxelwise.pipeline.dataset.plan import plan_from, read_plan
-from voxelwise.pipeline.dataset.plan_record import Start
+from voxelwise.pipeline.dataset.plan_parts import Start
 from voxelwise.pipeline.identity import file_digest
 from voxelwise.pipeline.training import start as starting
 from voxelwise.pipeline.training.fit import network_of
