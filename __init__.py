@@ -22,6 +22,7 @@ _PUBLIC = {
     "read_probabilities": "transforms.probabilities",
     "StreamingInferer": "pipeline.inference.inferer",  # in the place of MONAI's SlidingWindowInferer
     "export_model": "pipeline.exporting.export",
+    "import_model": "pipeline.importing.import_model",
     "evaluate": "pipeline.evaluation.evaluate",
     "demo": "pipeline.demo.run",
     "doctor": "pipeline.doctor",

@@ -19,6 +19,7 @@ from .base import memory_format_of
 from .blocks import POINTWISE, subsample
 from .norms import InstanceNorm2d, InstanceNorm3d
 
+EPSILON = 1e-5  # of our norms, and torch's default
 # our names in MONAI's words
 ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "leaky_relu": ("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
@@ -62,6 +63,10 @@ def in_place_of(layer: nn.Module) -> nn.Module:
         pointwise: Any = POINTWISE[3](conv.in_channels, conv.out_channels, bias=conv.bias is not None)
         pointwise.weight, pointwise.bias = conv.weight, conv.bias
         return cast(nn.Module, pointwise)
+    if isinstance(layer, (nn.InstanceNorm2d, nn.InstanceNorm3d)) and (
+        layer.track_running_stats or layer.eps != EPSILON
+    ):
+        return layer
     if isinstance(layer, nn.InstanceNorm2d):
         return (InstanceNorm2d if layer.affine else PlainNorm2d)(layer.num_features)
     if isinstance(layer, nn.InstanceNorm3d):

@@ -31,6 +31,7 @@ from .fcrn import FCNVGG16, FCRN38, FCRN50, FCRN101, FCNGoogLeNet
 from .feature_registry import FEATURE_NETWORKS
 from .highresnet import HighResNet
 from .mednext import MedNeXt
+from .monai_network import MonaiNetwork
 from .mscnn import MSCNN
 from .own_class import build_own
 from .patch_classifier import PatchClassifier
@@ -238,6 +239,12 @@ NETWORKS: dict[str, Entry] = {
         {"width": 12, "window": 3},
     ),
     "mednext": Entry(MedNeXt, (3, 2), "Roy et al., MICCAI 2023, arXiv 2303.09975; MONAI's layers", {"width": 4}),
+    "monai": Entry(
+        MonaiNetwork,
+        (3, 2),
+        "Kerfoot et al., STACOM 2018; any of MONAI's networks by its class and arguments, as bundles hold them",
+        {"width": 4},
+    ),
     "highresnet": Entry(
         HighResNet,
         (3, 2),

@@ -63,7 +63,7 @@ class SwinUNETR(SegmentationNetwork):
             raise ValueError(f"an attention window has a side of 2 or more, got {window=}")
         super().__init__(spatial_dims, in_channels, out_channels, stride=(32,) * spatial_dims, receptive_field=None)
         self.at_least_two = True
-        with _NumbersOnCPU():
+        with NumbersOnCPU():
             net = swin_unetr.SwinUNETR(
                 in_channels,
                 out_channels,
@@ -92,7 +92,7 @@ class SwinUNETR(SegmentationNetwork):
         return result
 
 
-class _NumbersOnCPU(TorchFunctionMode):
+class NumbersOnCPU(TorchFunctionMode):
     """While it is on, `torch.linspace` is on the CPU: MONAI reads numbers off it, which the meta device has not."""
 
     def __torch_function__(

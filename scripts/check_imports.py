@@ -3,9 +3,10 @@
     python scripts/check_imports.py [PACKAGE FOLDER]
 
 Imports run one way, scripts -> pipeline -> {transforms, networks} -> errors; inside pipeline demo -> training ->
-evaluation -> exporting -> inference -> dataset -> archive -> the single files. They stand at the top of a module; only
-`__init__` and scripts may import our own stages inside a function, and heavy or optional libraries stand where they are
-used. No circles. No pickle, no way around torch's restricted reader, no shell, no unpacking of archives without checks.
+evaluation -> importing -> exporting -> inference -> dataset -> archive -> the single files. They stand at the top of a
+module; only `__init__` and scripts may import our own stages inside a function, and heavy or optional libraries stand
+where they are used. No circles. No pickle, no way around torch's restricted reader, no shell, no unpacking of archives
+without checks.
 Reads the source and imports nothing. Each offender is one line; exit code 1 where there is one.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 
 PACKAGE = "voxelwise"
 # each may import what stands before it
-STAGES = ("archive", "dataset", "inference", "exporting", "evaluation", "training", "demo")
+STAGES = ("archive", "dataset", "inference", "exporting", "importing", "evaluation", "training", "demo")
 ROOMS = ("transforms", "networks", "pipeline", "scripts")
 LATE = {
     "itk",

@@ -34,6 +34,7 @@ VERBS = {
     "train": "A data set -> a model folder.",
     "predict": "A model and images -> label maps on the grids of the images.",
     "export": "A model for elsewhere: MONAI bundle, torch.export, TorchScript, ONNX.",
+    "import-model": "A trained model of nnU-Net v2, or a MONAI bundle -> a model folder.",
     "evaluate": "Label maps against references: scores per case and class.",
     "networks": "What networks there are: name, 2D/3D, parameters, paper.",
     "doctor": "Versions, devices, codecs, memory: what works here and what does not.",
@@ -87,7 +88,7 @@ def application(verb: str | None) -> typer.Typer:
     for name, summary in VERBS.items():
         function: Callable[..., Any] = _not_loaded
         if name == verb:
-            function = importlib.import_module(f".{name}", __package__).run
+            function = importlib.import_module(f".{name.replace('-', '_')}", __package__).run
         app.command(name, help=None if name == verb else summary, short_help=summary)(function)
     return app
 

@@ -85,7 +85,11 @@ SHOWN_ONLY = {"as_json", "quiet", "debug", "show", "return"}  # what the command
 NOT_OPTIONS = {"evaluate": {"labels"}, "train": {"bar"}, "demo": {"training", "archive"}}
 READERS = {"convert", "index", "predict", "dataset"}
 WITHOUT = {"dataset": {"phi"}, "predict": {"phi"}}  # nothing of a header stands in what these write
-FUNCTIONS = {**{verb: verb for verb in VERBS}, "networks": "describe_networks", "export": "export_model"}
+FUNCTIONS = {
+    **{verb: verb.replace("-", "_") for verb in VERBS},
+    "networks": "describe_networks",
+    "export": "export_model",
+}
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
@@ -93,7 +97,7 @@ def test_options_are_those_of_the_function(verb: str) -> None:
     """One word for one thing: what a verb calls an option is what its function calls it."""
     function = getattr(voxelwise, FUNCTIONS[verb])
     theirs = {name for name, one in inspect.signature(function).parameters.items() if one.kind != one.VAR_KEYWORD}
-    ours = set(importlib.import_module(f"voxelwise.scripts.{verb}").run.__annotations__) - SHOWN_ONLY
+    ours = set(importlib.import_module(f"voxelwise.scripts.{verb.replace('-', '_')}").run.__annotations__) - SHOWN_ONLY
     if verb in READERS:  # the ways out when a source is refused are one record, `ReadOptions`
         assert ours & set(READING) == set(READING) - WITHOUT.get(verb, set())
         ours = ours - set(READING) | {"options"}
