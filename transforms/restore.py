@@ -27,7 +27,7 @@ CHUNK_NUMBERS = 1 << 23  # scores at a time, 32 MiB of float32
 BLOCK_SHARE = 1 / 16  # of it: voxels of the source at a time
 CELL_NUMBERS = 30  # what else is noted of a cell whose corners differ, as scores
 ROUGH_SHARE = 0.3  # of the cells, whose corners differ, from which on all scores are interpolated
-ROUGH_NUMBERS = 1 << 19  # scores interpolated at a time then, 2 MiB
+ROUGH_PART = 4  # of the scores looked at at a time, one part is interpolated at a time then
 CELL_BYTES, BLOCK_BYTES, POINT_BYTES = 350, 80, 400  # of a cell, a voxel of the source, a point, at most
 
 
@@ -165,7 +165,7 @@ class Restoration(Streamed):
         lines = lines_between(self.match, self.shape, self.source_shape, cells, scores.device)
         if lines is None or self.match.lines is None:
             return
-        for cut in cuts([len(line) for line in lines], max(1, ROUGH_NUMBERS // self.classes), 0):
+        for cut in cuts([len(line) for line in lines], max(1, self.chunk_numbers // ROUGH_PART // self.classes), 0):
             parts = [line.part(part) for line, part in zip(lines, cut, strict=True)]
             found = decided(interpolated(scores, parts), regions=self.regions).cpu().numpy()
             view = self.labels[box_of(self.match, parts)].transpose(self.match.lines)

@@ -74,10 +74,10 @@ class Resampling(Record):
 
     kind: linear, where the centres of the first voxels agree (`transforms.resample`); span, the same with as many
     voxels as lie between the first centre and the last; or spline, where the edges of the grids do and normalisation
-    comes first (`transforms.spline`; all else here is of this one); separate: whether the
-    coarse axis is resampled on its own, by itself where it is more than three times as coarse as the finest (auto);
-    order and order_separate: of the spline within the planes and along that axis; scores_*: the same on the way back,
-    where 0 is nearest and 1 is linear.
+    comes first (`transforms.spline`; all else here but scores is of this one); separate: whether the coarse axis is
+    resampled on its own, by itself where it is more than three times as coarse as the finest (auto); order and
+    order_separate: of the spline within the planes and along that axis; scores_*: the same on the way back, where 0 is
+    nearest and 1 is linear; scores: what of them is interpolated for the labels.
     """
 
     kind: Literal["linear", "span", "spline"] = "linear"
@@ -87,6 +87,7 @@ class Resampling(Record):
     scores_separate: Literal["auto", "always", "never"] = "auto"
     scores_order: Literal[1] = 1
     scores_order_separate: Literal[0, 1] = 0
+    scores: Literal["logits", "probabilities"] = "logits"
 
 
 class Start(Record):

@@ -140,7 +140,7 @@ def _converted(root: Path, source: Path, metadata: Mapping[str, Any], reader: Ch
             "overlap": windows.overlap,
             "blending": windows.blending,
             "windows": "stepped",
-            "resampling": {"kind": "span"} if chain["spacing_mm"] else {},
+            "resampling": {"kind": "span", "scores": found.interpolated} if chain["spacing_mm"] else {},
             "batch": BATCH,
             "network": {"name": NAME, "options": described.options},
             "mirror_axes": [],

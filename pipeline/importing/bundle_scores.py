@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .bundle_findings import Findings, Step
@@ -40,11 +40,13 @@ class Outputs:
         labels: of a plan, as plain values.
         regions: of a plan, in the order in which they are painted.
         order: the network's output of each of them; empty for plain classes.
+        interpolated: what is on the way back to the image's grid: logits or probabilities.
     """
 
     labels: list[dict[str, Any]]
     regions: list[dict[str, Any]]
     order: tuple[int, ...]
+    interpolated: str = "logits"
 
 
 def read_inferer(step: Step | None, dims: int) -> Windows | None:
@@ -99,6 +101,7 @@ def read_outputs(
         names: of these channels.
     """
     activation = decided = None
+    interpolated = "logits"
     values: dict[int, int] = {}
     painted: list[tuple[int, int]] = []
     for step in steps:
@@ -109,7 +112,11 @@ def read_outputs(
         elif name == "AsDiscrete":
             decided = _decided(step, activation) or decided
         elif name == "Invert":
-            _back(step, activation, decided)
+            interpolated = "probabilities" if activation is not None and decided is None else "logits"
+            if decided is not None or step.get("nearest_interp", True):
+                step.differ(
+                    "scores are interpolated on the way back to the image's grid; the bundle takes the nearest voxel"
+                )
         elif name == "MapLabelValue":
             old, new = step.numbers("orig_labels"), step.numbers("target_labels")
             values = dict(zip(map(int, old or ()), map(int, new or ()), strict=False))
@@ -117,13 +124,14 @@ def read_outputs(
             painted = _painted(step)
         elif name not in QUIET:
             step.stop("has no counterpart here")
+    found = None
     if decided == "argmax":
-        return _classes(outputs, names, values, findings)
-    if decided == "threshold":
-        return _regions(outputs, names, painted, findings)
+        found = _classes(outputs, names, values, findings)
+    elif decided == "threshold":
+        found = _regions(outputs, names, painted, findings)
     if not any(step.name.startswith("AsDiscrete") for step in steps):
         findings.obstacles.append("postprocessing has no AsDiscreted: what the label of a voxel is, is not said")
-    return None
+    return None if found is None else replace(found, interpolated=interpolated)
 
 
 def _decided(step: Step, activation: str | None) -> str | None:
@@ -139,15 +147,6 @@ def _decided(step: Step, activation: str | None) -> str | None:
         )
         return None
     return "threshold"
-
-
-def _back(step: Step, activation: str | None, decided: str | None) -> None:
-    if decided is not None or step.get("nearest_interp", True):
-        step.differ("scores are interpolated on the way back to the image's grid; the bundle takes the nearest voxel")
-    elif activation is not None:
-        step.differ(
-            "logits are interpolated on the way back to the image's grid; the bundle interpolates probabilities"
-        )
 
 
 def _painted(step: Step) -> list[tuple[int, int]]:

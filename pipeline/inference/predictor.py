@@ -145,7 +145,9 @@ class Predictor:
     @property
     def asked(self) -> Asked:
         """What a pass over a volume gives beside labels."""
-        return Asked(self.members, self.modes.uncertainty, self.target, self.has_regions)
+        back = self.model.plan.get("resampling") or {}
+        probable = back.get("scores") == "probabilities"
+        return Asked(self.members, self.modes.uncertainty, self.target, self.has_regions, probable)
 
     @property
     def members(self) -> int:

@@ -71,12 +71,14 @@ class Asked:
         uncertainty: whether it is mapped.
         target: of the probabilities; None where they are not asked for.
         regions: whether scores are those of regions that may overlap.
+        probable: whether labels come of interpolated probabilities instead of logits.
     """
 
     members: int = 1
     uncertainty: bool = False
     target: ProbabilityTarget | None = None
     regions: bool = False
+    probable: bool = False
 
 
 class Sinks:
@@ -109,9 +111,10 @@ class Sinks:
             return scores_of(scorer, values) if headed else values
 
         def together(values: Tensor) -> Tensor:
-            return mean_of_members(apart(values), asked.members)
+            scores = mean_of_members(apart(values), asked.members)
+            return probable(scores, regions=asked.regions) if asked.probable else scores
 
-        plain = None if not headed and asked.members == 1 else together
+        plain = None if not headed and asked.members == 1 and not asked.probable else together
         device = scorer.device
         self.restoration = Restoration(
             *grids,
@@ -151,6 +154,11 @@ class Sinks:
             self.file.close()
         maps = {} if self.maps is None else {name: one.reshape(shape) for name, one in self.maps.maps.items()}
         return Made(self.restoration.labels.reshape(shape), maps)
+
+
+def probable(logits: Tensor, *, regions: bool) -> Tensor:
+    """Probabilities (K, *S); of regions less 0.5, so that a region is where they are above 0."""
+    return logits.sigmoid() - 0.5 if regions else logits.softmax(0)
 
 
 def bytes_beside(scorer: Scorer, asked: Asked, plane: int) -> int:

@@ -172,9 +172,9 @@ def leave_tiny(python: Path, out: Path, folder: Path) -> None:
     model = Model("tiny", "default", "3d_fullres", out)
     make_set("tiny", model.raw, Path(), train=5, test=1)
     shared = {"dataset": SETS["tiny"], "plans": PLANS["default"][1]}
-    planned = {"planner": PLANS["default"][0], "configurations": ["3d_fullres"], "features": 4, "patch": 16}
+    planned = {"planner": PLANS["default"][0], "configurations": ["3d_fullres"], "features": 4, "patch": 32}
     todo = [{"do": "plan"} | shared | planned]
-    todo += [{"do": "train", "configuration": "3d_fullres", "fold": 0, "epochs": 3, "iterations": 50} | shared]
+    todo += [{"do": "train", "configuration": "3d_fullres", "fold": 0, "epochs": 4, "iterations": 100} | shared]
     for mirror in (False, True):
         where = {"images": str(model.raw / "imagesTs"), "out": str(model.labels("float32 sums", mirror))}
         todo += [

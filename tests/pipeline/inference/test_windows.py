@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.data.utils import dense_patch_slices
 from voxelwise.errors import UsageError
 from voxelwise.pipeline.inference.windows import WindowGrid, axis_starts, importance
 
@@ -32,6 +33,15 @@ def test_neighbours_overlap_by_what_was_asked_for() -> None:
     assert axis_starts(100, 40, 0.5) == [0, 20, 40, 60]
     assert axis_starts(100, 40, 0.0) == [0, 30, 60]
     assert axis_starts(40, 40, 0.5) == [0]
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.625, 0.99])
+@pytest.mark.parametrize(("length", "patch"), [(100, 40), (97, 32), (33, 32), (32, 32), (20, 32), (7, 3)])
+def test_steps_are_monais(length: int, patch: int, overlap: float) -> None:
+    padded = max(length, patch)
+    step = padded if patch == padded else max(1, int(patch * (1 - overlap)))
+    wanted = [part.start for (part,) in dense_patch_slices((padded,), (patch,), (step,))]
+    assert axis_starts(length, patch, overlap, stepped=True) == wanted
 
 
 def test_starts_are_ordered_with_the_first_axis_slowest() -> None:
