@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from .base import Logits, SegmentationNetwork
 from .blocks import LOCAL_NORMS, choose
+from .levels import Sides, sides_of
 from .monai_layers import ACTIVATIONS, NORMS, check_groups, keep_layout
 from .receptive_field import Reach
-from .unet import Sides, _per_level
 
 
 class DynUNet(SegmentationNetwork):
@@ -68,13 +68,10 @@ class DynUNet(SegmentationNetwork):
             check_groups("widths", widths)
         if not 1 <= deep_supervision < levels:
             raise ValueError(f"{levels} levels have 1 to {levels - 1} output scales, got {deep_supervision=}")
-        kernel = _per_level("kernels", [3] * levels if kernels is None else kernels, levels, spatial_dims)
-        stride = _per_level("strides", [1] + [2] * (levels - 1) if strides is None else strides, levels, spatial_dims)
+        kernel, stride = sides_of(kernels, strides, levels, spatial_dims)
         for k, s in zip(kernel, stride, strict=True):
             if any(side % 2 == 0 or step > side for side, step in zip(k, s, strict=True)):
                 raise ValueError(f"a kernel of DynUNet is odd and no smaller than its stride; got {k} with stride {s}")
-        if any(side != 1 for side in stride[0]):
-            raise ValueError(f"the first level has the image's size, its stride is 1; got strides={strides}")
         super().__init__(
             spatial_dims,
             in_channels,

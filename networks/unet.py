@@ -28,10 +28,10 @@ from .blocks import (
     initialise,
 )
 from .encoders import MAPS, build_encoder, check_encoder, encoder_reach
+from .levels import Sides, depths_of, sides_of
 from .receptive_field import Reach
 from .resnet_d import ResidualBlockD
 
-Sides = Sequence[int] | int
 BLOCKS: dict[str, type[ConvNormAct] | type[ResidualBlock] | type[ResidualBlockD]] = {
     "plain": ConvNormAct,
     "residual": ResidualBlock,
@@ -103,9 +103,10 @@ class UNet(SegmentationNetwork):
         choose("activation", activation, ACTIVATIONS)
         if not 1 <= deep_supervision < levels:
             raise ValueError(f"{levels} levels have 1 to {levels - 1} output scales, got {deep_supervision=}")
-        kernel, stride = _sides(kernels, strides, levels, spatial_dims)
-        depth_down = _depths("encoder_depth", ENCODER_DEPTH[blocks] if encoder_depth is None else encoder_depth, levels)
-        depth_up = _depths("decoder_depth", decoder_depth, levels - 1)
+        kernel, stride = sides_of(kernels, strides, levels, spatial_dims)
+        down = ENCODER_DEPTH[blocks] if encoder_depth is None else encoder_depth
+        depth_down = depths_of("encoder_depth", down, levels)
+        depth_up = depths_of("decoder_depth", decoder_depth, levels - 1)
         convs_down = [depth * (1 if blocks == "plain" else 2) for depth in depth_down]
         convs_down[0] += stem is not None
         super().__init__(
@@ -280,33 +281,3 @@ def _decoded(levels: Sequence[Reach], kernels: Sequence[int], strides: Sequence[
     for level in reversed(range(len(skips))):
         seen = seen.up(strides[level + 1]).join(skips[level]).convs(kernels[level], convs[level])
     return seen.size
-
-
-def _sides(
-    kernels: Sequence[Sides] | None, strides: Sequence[Sides] | None, levels: int, spatial_dims: int
-) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Kernel and stride of each level along each axis."""
-    kernel = _per_level("kernels", [3] * levels if kernels is None else kernels, levels, spatial_dims)
-    stride = _per_level("strides", [1] + [2] * (levels - 1) if strides is None else strides, levels, spatial_dims)
-    if any(side % 2 == 0 for sides in kernel for side in sides):
-        raise ValueError(f"kernels are odd, so that sizes are kept; got {kernels}")
-    if any(side != 1 for side in stride[0]):
-        raise ValueError(f"the first level has the image's size, its stride is 1; got strides={strides}")
-    return kernel, stride
-
-
-def _per_level(what: str, sides: Sequence[Sides], levels: int, spatial_dims: int) -> list[tuple[int, ...]]:
-    """One tuple of `spatial_dims` numbers for each level; a single number stands for all axes."""
-    full = [(side,) * spatial_dims if isinstance(side, int) else tuple(side) for side in sides]
-    if len(full) != levels or any(len(level) != spatial_dims or min(level) < 1 for level in full):
-        raise ValueError(
-            f"{what} gives each of {levels} levels a number from 1 on, or {spatial_dims} of them; got {list(sides)}"
-        )
-    return full
-
-
-def _depths(what: str, depths: Sides, levels: int) -> list[int]:
-    full = [depths] * levels if isinstance(depths, int) else list(depths)
-    if len(full) != levels or min(full) < 1:
-        raise ValueError(f"{what} is one number from 1 on, or one for each of {levels} levels; got {depths}")
-    return full
