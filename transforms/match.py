@@ -110,7 +110,8 @@ def margins(row: np.ndarray, convention: Convention = "centres") -> tuple[float,
 
     Otherwise resampling makes round(n * old / new) voxels whose first centre is that of the source, so the last centres
     of the source may lie up to 1.5 - step voxels behind the last one, and the next voxel of the source, if it was
-    cropped, a step before the first. A grid that was straightened is up to one voxel short.
+    cropped, a step before the first; of voxels counted from centre to centre up to half a voxel behind it. A grid that
+    was straightened is up to one voxel short.
     """
     if convention == "edges":
         return 0.5, 0.5

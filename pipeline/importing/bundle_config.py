@@ -74,13 +74,13 @@ class Config:
             if isinstance(found, str) and found[:1] in ("@", "%", "$"):
                 found = self._followed(found, depth + 1)
             if isinstance(found, Expression):
-                return f"${found.text}"
+                return found
             if isinstance(found, Mapping) and part in found:
                 found = found[part]
             elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
                 found = found[int(part)]
             else:
-                return f"$@{name}, which leads nowhere"
+                return Expression(f"@{name}, which leads nowhere")
         return found
 
     def _elsewhere(self, name: str, depth: int) -> Any:

@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
+from monai.data.utils import compute_shape_offset
 from scipy.ndimage import map_coordinates
 from voxelwise.errors import CaseError
 from voxelwise.transforms.geometry import apply_affine
+from voxelwise.transforms.match import margins
 from voxelwise.transforms.resample import Resample, resample, resampled_shape, straighten
 
 SPACINGS = st.tuples(*(st.floats(0.3, 4.0) for _ in range(3)))
@@ -120,3 +122,19 @@ def test_explosion_is_refused_before_it_happens() -> None:
     sample = {"image": MetaTensor(torch.zeros(1, 10, 10, 10), affine=torch.diag(torch.tensor([20.0, 20, 20, 1])))}
     with pytest.raises(CaseError, match=r"2000 x 2000 x 2000 = 8,000,000,000 voxels.*coarser spacing_mm"):
         Resample(["image"], [0.1, 0.1, 0.1])(sample)
+
+
+@given(shape=SHAPES, old=SPACINGS, new=SPACINGS)
+@settings(max_examples=50, deadline=None)
+def test_the_span_between_centres_is_monais(
+    shape: tuple[int, ...], old: tuple[float, ...], new: tuple[float, ...]
+) -> None:
+    """And all voxels of the source belong to the grid, on the way back."""
+    found = resampled_shape(shape, old, new, span=True)
+    wanted, _ = compute_shape_offset(shape, np.diag([*old, 1.0]), np.diag([*new, 1.0]))
+    for axis, (size, a, b) in enumerate(zip(shape, old, new, strict=True)):
+        kept = abs(a / b - 1) < 1e-3
+        assert found[axis] == (size if kept else wanted[axis])
+        row = np.zeros(4)
+        row[axis] = 1.0 if kept else a / b
+        assert (size - 1) * row[axis] <= found[axis] - 1 + margins(row)[1]

@@ -15,7 +15,7 @@ from voxelwise.pipeline.inference.halo import Halo, check_bounded, measure_halo
 BOUNDED = [
     name
     for name in NETWORKS
-    if name not in ("deeplabv3plus", "unetr", "swin_unetr", "mednext")  # these see the whole window
+    if name not in ("deeplabv3plus", "monai", "unetr", "swin_unetr", "mednext")  # these see the whole window
 ]
 
 
