@@ -293,7 +293,7 @@ def load_network(
         raise UsageError(f"{model.folder} holds the folds {', '.join(model.folds)}; name one of them")
     entry = model.network
     built = build_network(
-        _name_to_build(model, network), entry.spatial_dims, entry.in_channels, entry.out_channels, **entry.options
+        name_to_build(model, network), entry.spatial_dims, entry.in_channels, entry.out_channels, **entry.options
     )
     path = _weights_path(model, fold)
     data = path.read_bytes()
@@ -328,8 +328,17 @@ def select_folds(model: ModelFolder, fold: str | int | None) -> tuple[str, ...]:
     return (str(fold),)
 
 
-def _name_to_build(model: ModelFolder, network: str | None) -> str:
-    """The registry's name; or the user's own file, given again and unchanged. A model folder's code is never run."""
+def name_to_build(model: ModelFolder, network: str | None) -> str:
+    """The registry's name; or the user's own file, given again and unchanged. A model folder's code is never run.
+
+    Args:
+        model: that was read.
+        network: `path/to/file.py:Class`, for a model whose network is a user's own class.
+
+    Raises:
+        UsageError: another network than the model's; its file missing or changed.
+        UnsafeInputError: a file without its hash.
+    """
     entry = model.network
     if entry.code_sha256 is None:
         if is_file(entry.name):

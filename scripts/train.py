@@ -28,6 +28,10 @@ def run(
         Path | None, typer.Option("--splits", help="JSON file with your own folds, as nnU-Net's splits_final.json.")
     ] = None,
     plan: Annotated[Path | None, typer.Option("--plan", help="plan.yaml to follow; made where none is given.")] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", metavar="MODEL", help="Model folder to fine-tune: its network, weights and grid."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Length of the run; or:")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Time for everything, or:")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the optimiser.")] = None,
@@ -73,6 +77,7 @@ def run(
         cross_validate=cross_validate,
         splits=splits,
         plan=plan,
+        init=init,
         epochs=epochs,
         minutes=minutes,
         steps=steps,

@@ -14,6 +14,8 @@ from torch import Tensor
 from voxelwise.networks.blocks import ConvNormAct
 from voxelwise.networks.nnunet import unet_from_nnunet
 from voxelwise.networks.nnunet_weights import nnunet_name
+from voxelwise.pipeline.importing.checkpoint import Checkpoint, CheckpointReader, opened, refused
+from voxelwise.pipeline.importing.checkpoint_child import answer, in_words
 
 SPLINE = "resample_data_or_seg_to_shape"
 ARCHITECTURE: dict[str, Any] = {
@@ -167,3 +169,12 @@ def write_nnunet(
         given = {"init_args": {"configuration": configuration, "device": torch.device("cpu")}, **changes}
         torch.save(checkpoint_of(weights, **given), root / f"fold_{fold}" / name)
     return root
+
+
+def read_here(reader: CheckpointReader, path: Path, keys: Sequence[str] = ("",)) -> Checkpoint:
+    """What `CheckpointReader.read` returns, without the child that reads."""
+    try:
+        header, data = answer(path, keys)
+    except Exception as error:
+        raise refused(path, in_words(error)) from error
+    return opened(path, data, header)

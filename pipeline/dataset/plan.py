@@ -159,7 +159,7 @@ def make_plan(
     chosen.take("bias_field", *choose_bias_field())
     chosen.take("normalisation", *choose_normalisation(fingerprint.channels, modality, crop))
     grid, shape = _median_grid(fingerprint, spacing)
-    slice_axis = _slice_axis(grid, is_flat) if dims == 2 else None
+    slice_axis = _slice_axis(grid, is_flat, fields.get("patch")) if dims == 2 else None
     machine = Machine.here(device_kind, memory_bytes)
     labels = dataset.labels or ()
     start, own_options = split_start(options or {})
@@ -245,7 +245,9 @@ def _median_grid(
     return np.median(targets, axis=0).tolist(), shape
 
 
-def _slice_axis(spacing_mm: Sequence[float], is_flat: bool) -> int:
-    """The coarsest axis, or the last where none is."""
+def _slice_axis(spacing_mm: Sequence[float], is_flat: bool, patch: Sequence[int] | None) -> int:
+    """That of the patch, where one is given; the coarsest axis, or the last where none is."""
+    if patch is not None and 1 in patch:
+        return list(patch).index(1)
     coarse = int(np.argmax(spacing_mm))
     return coarse if not is_flat and spacing_mm[coarse] > 1.05 * sorted(spacing_mm)[1] else 2

@@ -93,13 +93,22 @@ class Resampling(Record):
 class Start(Record):
     """Weights that a network starts from instead of fresh ones.
 
-    weights: a file, or `imagenet`; sha256: of the file, filled in where it is first read and held to from then on;
-    channel_order: `bgr` for weights that were trained on blue, green, red.
+    weights: a file, a model folder where `folds` says so, or `imagenet`; sha256: of the file, filled in where it is
+    first read and held to from then on; channel_order: `bgr` for weights that were trained on blue, green, red;
+    folds: of the model folder, with the SHA-256 of the weights of each; fresh_head: whether what depends on the number
+    of classes is not taken, as the classes are others.
     """
 
     weights: str
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     channel_order: Literal["rgb", "bgr"] = "rgb"
+    folds: dict[str, str] = Field(default_factory=dict)
+    fresh_head: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        return {key: value for key, value in values.items() if value or key not in ("folds", "fresh_head")}
 
 
 class Network(Record):

@@ -194,7 +194,7 @@ def fit(
     torch.manual_seed(draw_seed(plan.seed, 0))
     network = network_of(plan)
     if newest_whole(folder / "checkpoints") is None:
-        start_network(network, plan, folder)
+        start_network(network, plan, folder, fold=name)
     score = CaseScore(store, plan, settings.device, settings.precision)
     patches = Patches(
         store,

@@ -10,24 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...errors import NoRoomError, NothingDoneError, UsageError
 from ...networks.base import SegmentationNetwork
-from ...networks.registry import build_network
 from ...transforms.chains import preprocessing_steps
 from ...transforms.writers import write_json
 from ..dataset.cases import Dataset
-from ..dataset.fingerprint import take_fingerprint
 from ..dataset.folds import Fold, all_cases, make_folds
-from ..dataset.layouts import read_dataset
-from ..dataset.plan import Plan, make_plan, plan_from, read_plan, write_plan
-from ..dataset.rates import choose_rate, has_norms
-from ..dataset.store import PLAN_FILE, Store, damaged_cases, open_store, preprocess, stored_dataset
+from ..dataset.plan import Plan, read_plan, write_plan
+from ..dataset.store import PLAN_FILE, Store, damaged_cases, open_store, preprocess
 from ..lock import FolderLock
 from ..manifest import Failure
 from ..model_folder import MODEL_FILE
 from ..sizes import parse_bytes
+from .planning import check_network, plan_of_fine_tuning, plan_of_run, read_source
 from .start import check_start, with_start_pinned
 
 log = logging.getLogger(__name__)
@@ -84,6 +79,7 @@ def prepare(
     *,
     fold: str,
     plan: Path | str | Plan | None,
+    init: Path | None,
     splits: Path | str | None,
     overwrite: bool,
     workers: int,
@@ -96,6 +92,7 @@ def prepare(
         run: the run's folder, `reserved`.
         fold: number of the fold or `all`, checked before anything costly.
         plan: the user's plan; the run's own or a new one otherwise.
+        init: model folder to fine-tune.
         splits: the user's folds.
         overwrite: let a new plan replace the run's.
         workers: threads and processes that read.
@@ -109,35 +106,30 @@ def prepare(
         NothingDoneError: no case is left.
     """
     kept = run / PLAN_FILE
-    stored = stored_dataset(dataset)
-    if stored is not None:
-        cases, plan = stored[0], plan if plan is not None else stored[1]
-    else:
-        cases = read_dataset(dataset)
-    listed = cases
+    if init is not None and plan is not None:
+        raise UsageError(
+            f"--plan beside --init {init}: the plan of a fine-tuning is made from the model; leave one of them out"
+        )
+    before = read_plan(kept) if kept.is_file() and not overwrite else None
     asked = {key: value for key, value in changes.items() if value not in (None, {})}
-    kind = str(asked.get("device_kind", "auto"))
-    memory = _memory(asked, kind)
-    if plan is None and kept.is_file() and not overwrite:
-        chosen = changed(read_plan(kept), asked)
-    elif plan is None:
-        fingerprint = take_fingerprint(cases, workers=workers)
-        cases = fingerprint.dataset
-        chosen = make_plan(fingerprint, **_choices(asked, kind, memory))
+    memory = _memory(asked)
+    source = read_source(dataset)
+    if init is None:
+        cases, chosen = plan_of_run(source, asked, plan=plan, before=before, memory=memory, workers=workers)
     else:
-        chosen = changed(plan if isinstance(plan, Plan) else read_plan(plan), asked)
+        cases, chosen = plan_of_fine_tuning(source, init, run, asked, before=before, memory=memory, workers=workers)
     chosen = with_start_pinned(chosen)
     built = check_network(chosen)
     check_start(chosen, built)
     if memory is not None:
         check_memory(chosen, built, memory)
-    folds = _folds(listed, fold, splits)
-    if kept.is_file() and not overwrite:
-        _refuse_other_plan(read_plan(kept), chosen, run)
+    folds = _folds(source.dataset, fold, splits)
+    if before is not None:
+        _refuse_other_plan(before, chosen, run)
     if overwrite:
         (run / MODEL_FILE).unlink(missing_ok=True)
     write_plan(chosen, kept)
-    store, failures = _preprocessed(dataset if stored else None, cases, run, chosen, overwrite, workers)
+    store, failures = _preprocessed(dataset if source.plan else None, cases, run, chosen, overwrite, workers)
     usable = set(store.cases) - {failure.case for failure in failures}
     folds = {
         name: Fold(*(tuple(case for case in side if case in usable) for side in (one.train, one.validation)))
@@ -167,51 +159,6 @@ def _preprocessed(
     return store, (*store.failures, *damaged_cases(store))
 
 
-def changed(plan: Plan, asked: Mapping[str, Any]) -> Plan:
-    """A plan with what the user asked for on the command line; everything else stays.
-
-    Another network brings the learning rate that it would have been planned with, unless the plan's is somebody's own.
-
-    Raises:
-        UsageError: another number of dimensions, which needs a new plan.
-    """
-    values = plan.model_dump()
-    if asked.get("dims", plan.dims) != plan.dims:
-        raise UsageError(f"--dims {asked['dims']}: the plan is for dims {plan.dims}; make another with voxelwise plan")
-    if "network" in asked and asked["network"] != plan.network.name:
-        values["network"] = {"name": asked["network"], "options": {}}
-    if "width" in asked and "widths" in values["network"]["options"]:
-        first = values["network"]["options"]["widths"][0]
-        values["network"]["options"]["widths"] = [
-            max(1, n * asked["width"] // first) for n in values["network"]["options"]["widths"]
-        ]
-    elif "width" in asked:
-        values["network"]["options"]["width"] = asked["width"]
-    values["network"]["options"].update(asked.get("options", {}))
-    values["optimizer"].update(_optimizer(asked))
-    for field in ("batch", "seed", "loss"):
-        if field in asked:
-            values[field] = asked[field]
-    other = plan_from(values, where="options on the command line")
-    if other.network == plan.network or "lr" in asked or plan.optimizer.lr != _planned_rate(plan)[0]:
-        return other
-    rate, why = _planned_rate(other)
-    optimizer = other.optimizer.model_copy(update={"lr": rate})
-    return other.model_copy(update={"optimizer": optimizer, "reasons": {**other.reasons, "optimizer": why}})
-
-
-def _planned_rate(plan: Plan) -> tuple[float, str]:
-    """What `make_plan` chooses for the plan's network."""
-    return choose_rate(has_norms(check_network(plan)))
-
-
-def check_network(plan: Plan) -> SegmentationNetwork:
-    """Build the plan's network without memory, so that a wrong name or option is said before any file is read."""
-    options = dict(plan.network.options)
-    with torch.device("meta"):
-        return build_network(plan.network.name, plan.dims, plan.network_channels, plan.outputs, **options)
-
-
 def check_memory(plan: Plan, network: SegmentationNetwork, limit_bytes: int) -> None:
     """Hold a training step against the memory that was given.
 
@@ -231,28 +178,13 @@ def check_memory(plan: Plan, network: SegmentationNetwork, limit_bytes: int) -> 
     )
 
 
-def _memory(asked: Mapping[str, Any], kind: str) -> int | None:
+def _memory(asked: Mapping[str, Any]) -> int | None:
     """What the device may use, of `--memory` or `--gpu-memory`; None where neither was given."""
+    kind = asked.get("device_kind", "auto")
     if kind != "cuda" and "gpu_memory" in asked:
         raise UsageError(f"--gpu-memory {asked['gpu_memory']}: the training runs on the CPU; give --memory")
     word = "gpu_memory" if kind == "cuda" else "memory"
     return parse_bytes(asked.get(word), f"--{word.replace('_', '-')}")
-
-
-def _choices(asked: Mapping[str, Any], kind: str, amount: int | None) -> dict[str, Any]:
-    choices = {
-        key: asked[key] for key in ("network", "dims", "width", "options", "batch", "seed", "loss") if key in asked
-    }
-    if amount is not None:
-        choices["memory_bytes"] = amount
-    if optimizer := _optimizer(asked):
-        choices["optimizer"] = optimizer
-    return {**choices, "device_kind": "gpu" if kind == "cuda" else kind}
-
-
-def _optimizer(asked: Mapping[str, Any]) -> dict[str, Any]:
-    words = {"optimizer": "name", "lr": "lr", "schedule": "schedule"}
-    return {words[key]: asked[key] for key in words if key in asked}
 
 
 def _folds(dataset: Dataset, fold: str, splits: Path | str | None) -> dict[str, Fold]:

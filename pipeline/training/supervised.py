@@ -53,6 +53,7 @@ def train(
     cross_validate: bool = False,
     splits: str | Path | None = None,
     plan: str | Path | Plan | None = None,
+    init: str | Path | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
     steps: int | None = None,
@@ -88,6 +89,8 @@ def train(
         cross_validate: all folds, one after the other.
         splits: JSON file with the user's own folds (nnU-Net's splits_final.json).
         plan: plan.yaml to follow.
+        init: model folder to fine-tune: network, weights and all that these depend on are the model's, its head too
+            where the labels are the same.
         epochs: length of the run; or
         minutes: time for everything, preprocessing included; or
         steps: optimiser steps.
@@ -112,7 +115,7 @@ def train(
         Outcome whose `done` are the folds and whose `failures` are the cases left out.
 
     Raises:
-        UsageError: wrong options, or a run with other settings in `out`.
+        UsageError: wrong options, options that contradict `init`, or a run with other settings in `out`.
         UnsafeInputError: weights to start from that hold more than tensors, or whose hash is not the plan's.
         NoRoomError: a step needs more than `memory`; the disk is full.
         FolderInUseError: another call prepares the run, trains the same fold, or any fold where `overwrite` is given.
@@ -145,6 +148,7 @@ def train(
             run,
             fold="0" if cross_validate else str(fold),
             plan=plan,
+            init=None if init is None else Path(init),
             splits=splits,
             overwrite=overwrite,
             workers=1,

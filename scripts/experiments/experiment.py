@@ -25,7 +25,7 @@ from voxelwise.pipeline.dataset.cases import Dataset
 from voxelwise.pipeline.dataset.fingerprint import Fingerprint, take_fingerprint
 from voxelwise.pipeline.dataset.plan import Plan, make_plan, read_plan, write_plan
 from voxelwise.pipeline.dataset.plan_parts import Record
-from voxelwise.pipeline.training.prepare import check_network
+from voxelwise.pipeline.training.planning import check_network
 from voxelwise.transforms.writers import write_json
 
 RESERVED = ("cases", "plans", "results")  # folders beside those of the arms

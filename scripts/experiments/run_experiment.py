@@ -34,7 +34,7 @@ from voxelwise.pipeline.dataset.plan import Plan
 from voxelwise.pipeline.dataset.store import open_store, stored_dataset
 from voxelwise.pipeline.inference.loading import load_predictor
 from voxelwise.pipeline.training.fit import spread
-from voxelwise.pipeline.training.prepare import check_network
+from voxelwise.pipeline.training.planning import check_network
 from voxelwise.scripts.terminal import listen
 from voxelwise.transforms.writers import write_json, write_text
 

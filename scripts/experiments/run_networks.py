@@ -39,7 +39,7 @@ from voxelwise.pipeline.training.budget import time_one_step
 from voxelwise.pipeline.training.data import Patches
 from voxelwise.pipeline.training.fit import network_of
 from voxelwise.pipeline.training.module import SegmentationModule
-from voxelwise.pipeline.training.prepare import changed
+from voxelwise.pipeline.training.planning import changed
 from voxelwise.transforms.augment import augmentation_steps
 
 CASES = 10  # of each data set

@@ -128,6 +128,8 @@ def test_anisotropic_spacing_and_slices() -> None:
     assert flat.batch >= 8
     assert len(flat.network.options["strides"][0]) == 2
     assert make_plan(made_up(spacing=(4, 1, 1)), dims=2, **CPU).slice_axis == 0
+    given = make_plan(made_up(spacing=(4, 1, 1)), dims=2, patch=[16, 1, 32], **CPU)
+    assert (given.slice_axis, given.mirror_axes) == (1, [0, 2])
 
 
 def test_pictures() -> None:

@@ -17,7 +17,8 @@ from voxelwise.pipeline import model_folder
 from voxelwise.pipeline.dataset.plan import read_plan
 from voxelwise.pipeline.lock import FolderLock
 from voxelwise.pipeline.training import supervised
-from voxelwise.pipeline.training.prepare import changed, check_memory, check_network, reserved
+from voxelwise.pipeline.training.planning import changed, check_network
+from voxelwise.pipeline.training.prepare import check_memory, reserved
 
 OWN_CLASS = """
 from voxelwise.networks.unet import UNet
@@ -67,6 +68,17 @@ def test_an_overwrite_leaves_a_run_in_use_alone(untrained, dataset, plan, tmp_pa
     fold.release()
     assert train(dataset, out=run, plan=plan, steps=2, device="cpu", overwrite=True).done
     assert not (run / ".lock").exists()
+
+
+def test_a_run_of_another_plan_is_named_by_what_differs(untrained, dataset, plan, tmp_path) -> None:
+    """Also by a field that one of the two plans leaves out, as it has its default."""
+    run, given = tmp_path / "run", {"plan": plan, "steps": 1, "device": "cpu"}
+    train(dataset, out=run, **given)
+    with pytest.raises(UsageError, match=r'run holds a run of another plan \(loss: null -> "dice"\); use --overwrite'):
+        train(dataset, out=run, loss="dice", **given)
+    train(dataset, out=run, loss="dice", overwrite=True, **given)
+    with pytest.raises(UsageError, match=r'another plan \(loss: "dice" -> null\)'):
+        train(dataset, out=run, **given)
 
 
 def test_two_preparations_do_not_meet(dataset, plan, tmp_path) -> None:
