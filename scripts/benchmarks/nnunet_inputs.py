@@ -23,7 +23,7 @@ def imported(nnunet: Path) -> Path:
     """The model folder of ours."""
     out = nnunet.parents[2] / "imported" / nnunet.parent.name
     if not (out / "model.yaml").is_file():
-        command = [sys.executable, "-m", "voxelwise.scripts.main", "import-model", str(nnunet), str(out), "--overwrite"]
+        command = [sys.executable, "-m", "voxelwise.scripts.main", "import-model", str(nnunet), str(out), "--quiet"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return out
 

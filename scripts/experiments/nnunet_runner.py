@@ -72,6 +72,7 @@ def plan(dataset: int, planner: str, plans: str, configurations: list[str], *, f
         features: of the first stage; they double up to four times as many.
         patch: voxels of a side, at most (at least twice the network's stride).
     """
+    os.environ[LOADERS] = "1"  # planning takes no 0
     folder = Path(nnUNet_preprocessed, convert_id_to_dataset_name(dataset))
     if not (folder / "dataset_fingerprint.json").is_file():
         extract_fingerprints([dataset], num_processes=1, check_dataset_integrity=True)
@@ -104,7 +105,7 @@ def train(dataset: int, configuration: str, plans: str, fold: int, *, epochs: in
     trainer = get_trainer_from_args(str(dataset), configuration, fold, "nnUNetTrainer", plans, device=CPU)
     if Path(trainer.output_folder, "checkpoint_final.pth").is_file():
         return
-    os.environ[LOADERS] = "0"  # its loader in this process; planning takes no 0
+    os.environ[LOADERS] = "0"  # in this process
     torch.manual_seed(fold)
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = epochs, iterations, 1
     trainer.plot_network_architecture = lambda: None

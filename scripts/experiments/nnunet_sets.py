@@ -124,7 +124,7 @@ def phantom(look: Phantom, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
     labels = np.zeros(shape, np.uint8)
     for organ in range(1, len(look.organs) + 1):
         centre = rng.uniform(-0.2, 0.2, 3) * extent
-        radius = rng.uniform(0.1, 0.2, 3) * extent * (1.3 if organ == 1 else 0.8)
+        radius = rng.uniform(0.18, 0.26, 3) * extent * (1.3 if organ == 1 else 0.9)
         labels[ellipsoid(grid, centre, radius) & inside] = organ
     values = np.array([look.body, *look.organs]).T[:, labels]
     shading = 1 + 0.1 * np.sin(grid[0] / extent[0] * 4 + rng.uniform(0, 6))
