@@ -33,6 +33,7 @@ DISTRIBUTIONS = {"torch": "torch", "compile": "torch", "openvino": "openvino", "
 # of the range of torch's float32 logits, at the worst voxel: float32 sums in another order differ by 1e-4 and less, of
 # numbers with 8 (bf16) or 11 (fp16) bits a few per cent may be left after dozens of layers; wrong ones differ by it all
 TOLERANCE = {"float32": 1e-3, "bf16": 0.1, "fp16": 0.02}
+MOST_TRIES = 8  # windows on which rounding decides, which take four times as long
 ROUNDING = 2e-7  # of the largest value of a window
 Key = tuple[int, int, bool, tuple[int, ...]]  # network, slice axis, whether features are wanted, size of a window
 OPENVINO_BYTES = 80 * 10**6  # of the library at work
@@ -102,6 +103,7 @@ class CheckedEngine:
         self._told = False
         self._runs: dict[Key, tuple[nn.Module, Run]] = {}
         self._unsure: dict[Key, tuple[nn.Module, Run]] = {}  # converted, and no window has told yet
+        self._tries = 0
 
     @property
     def facts(self) -> dict[str, str]:
@@ -158,6 +160,9 @@ class CheckedEngine:
             if not self._rounding_tells(exact(network, _nudged(one), features=features), expected):
                 raise
             self._unsure[key] = inner, run
+            self._tries += 1
+            if self._tries == MOST_TRIES:
+                raise EngineError(f"cannot be checked: rounding decides on each of {MOST_TRIES} windows") from None
             return self.plain(network, windows, features=features)
         self._unsure.pop(key, None)
         self._runs[key] = inner, run
@@ -177,6 +182,7 @@ class CheckedEngine:
             raise UsageError(f"--engine {reason}; {INSTEAD}") from error
         self.failure = reason
         self._runs.clear()
+        self._unsure.clear()
         log.warning("%s; torch is used", reason)
 
 
