@@ -36,6 +36,7 @@ MODEL_FILE, LOCK_FILE = "model.yaml", ".model.lock"
 WAIT_SECONDS = 20.0  # for another fold that is writing its weights
 LARGEST_MODEL_FILE = 32 << 20
 FOLD_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+FOREIGN_MODELS = {"plans.json": "nnU-Net's", "configs/metadata.json": "a MONAI bundle"}
 FOREIGN_MAGIC = {b"\x80": "a pickle", b"PK": "a zip archive, as torch.save writes it", b"\x1f\x8b": "a gzip file"}
 
 
@@ -402,7 +403,9 @@ def _write_content(folder: Path, content: ModelFile, folds: Mapping[str, FoldEnt
 
 def _read_content(path: Path) -> ModelFile:
     if not path.is_file():
-        raise UsageError(f"{path.parent} is no model folder: there is no {MODEL_FILE} in it")
+        foreign = [what for name, what in FOREIGN_MODELS.items() if (path.parent / name).is_file()]
+        way_out = f"; this is {foreign[0]}: import-model {path.parent} MODEL makes one of it" if foreign else ""
+        raise UsageError(f"{path.parent} is no model folder: there is no {MODEL_FILE} in it{way_out}")
     if path.stat().st_size > LARGEST_MODEL_FILE:
         raise UnsafeInputError(f"{path} has {path.stat().st_size / 1e6:.0f} MB; a model.yaml has a few kilobytes")
     try:

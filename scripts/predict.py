@@ -26,7 +26,8 @@ def run(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder, or a file where INPUT is one volume.")],
     fold: Annotated[
-        str | None, typer.Option("--fold", help="With a data set: predict the validation cases of this fold alone.")
+        str | None,
+        typer.Option("--fold", help="Weights of this fold alone; with a data set its validation cases alone."),
     ] = None,
     device: Annotated[
         str, typer.Option("--device", help="auto (all GPUs of the machine, or its CPU), cpu, or cuda:0,cuda:1.")

@@ -15,7 +15,6 @@ from ..dataset.choices import choose_mirror_axes
 from ..dataset.fingerprint import Fingerprint
 from ..dataset.plan import Plan, make_plan, plan_from
 from ..dataset.plan_parts import Label
-from ..importing.nnunet_folder import is_nnunet
 from ..inference.checks import COMPARABLE, check_channel_names
 from ..model_folder import MODEL_FILE, ModelFolder, name_to_build, read_model_folder
 
@@ -60,8 +59,6 @@ def read_initial(init: Path, asked: Mapping[str, Any]) -> Initial:
         UnsafeInputError: weights that are not those of its model.yaml.
     """
     folder = model_path(init)
-    if not (folder / MODEL_FILE).is_file() and is_nnunet(folder):
-        raise UsageError(f"--init {init}: this is nnU-Net's; make it a model folder first: import-model {init} MODEL")
     model = read_model_folder(folder)
     name = name_to_build(model, asked.get("network"))
     stated = {"dataset": folder.name, "batch": 2, "modality": "other", **model.plan}

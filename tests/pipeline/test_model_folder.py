@@ -273,6 +273,9 @@ def test_what_is_no_model_folder_is_named(tmp_path: Path) -> None:
         read_model_folder(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"is no model folder: there is no model.yaml in it"):
         read_model_folder(tmp_path)
+    (tmp_path / "plans.json").touch()
+    with pytest.raises(UsageError, match=r"in it; this is nnU-Net's: import-model .* MODEL makes one of it"):
+        read_model_folder(tmp_path)
     for text, message in {
         "format: [": "cannot be read as YAML",
         "- 1": "found format None, expected 1",

@@ -254,7 +254,7 @@ def test_what_the_model_says_too_may_be_said(dataset: Path, model: Path, run: Pa
         ({"options": {"weights": "imagenet"}}, "--option weights=imagenet: .* has no option weights; leave it out"),
         ({"plan": "plan.yaml"}, "--plan beside --init .*model: the plan of a fine-tuning is made from the model"),
         ({"init": "nothing"}, "model folder .*nothing does not exist"),
-        ({"init": "nn"}, "nn: this is nnU-Net's; make it a model folder first: import-model "),
+        ({"init": "nn"}, "there is no model.yaml in it; this is nnU-Net's: import-model "),
     ],
 )
 def test_contradictions_are_one_line(
