@@ -48,6 +48,10 @@ class BlockwiseImage(ABC):
     def __getitem__(self, where: Box) -> Tensor:
         """The voxels (C, *box) of a box, float32, of all channels."""
 
+    def working_bytes(self, sides: Sequence[int] | None = None) -> int:
+        """What is made on the way to a box of these sides, or to all voxels at once, beside the box, at most."""
+        return 0
+
     @abstractmethod
     def whole(self) -> Tensor:
         """All voxels at once.
@@ -97,6 +101,12 @@ class StoredImage(BlockwiseImage):
         for channel, values in enumerate(result):
             self._normalise(channel, values, where)
         return result
+
+    def channel(self, number: int, where: Sequence[slice]) -> Tensor:
+        """The voxels (*box) of one channel, in memory as the stored ones are, where nothing is interpolated."""
+        values = self._interpolated(self.stored[number : number + 1], where, "K")[0]
+        self._normalise(number, values, (slice(None), *where))
+        return values
 
     def whole(self) -> Tensor:
         """All voxels at once, interpolated once.

@@ -39,7 +39,8 @@ class DenseRestoration(Streamed):
         source_shape: (X, Y, Z); a picture has Z = 1.
         source_affine: of the source grid.
         receivers: of the scores.
-        scores_of: what is added (F, *S) to scores (K, *S), linear; what is added are scores where it is left out.
+        scores_of: what is interpolated (F, *S) to scores (K, *S); what is added are scores where it is left out.
+        before: what is added to what is interpolated; the same where it is left out.
         device: where the scores are interpolated; where they lie when left out.
         numbers: scores looked at at a time.
         convention: what of the two grids agrees, as in `match.Match`.
@@ -57,6 +58,7 @@ class DenseRestoration(Streamed):
         *,
         receivers: Sequence[Receiver],
         scores_of: Callable[[Tensor], Tensor] | None = None,
+        before: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | None = None,
         numbers: int = NUMBERS,
         convention: Convention = "centres",
@@ -73,14 +75,20 @@ class DenseRestoration(Streamed):
             nearest=nearest,
         )
         self.receivers, self.numbers = tuple(receivers), numbers
+        self.before = (lambda values: values) if before is None else before
 
     @property
     def voxels(self) -> int:
         """Of a box, at most."""
         return max(8, self.numbers // self.classes)
 
+    def count(self, values: Tensor) -> int:
+        """Classes of what is added (F, *S)."""
+        return super().count(self.before(values))
+
     def take(self, box: Box, values: Tensor) -> None:
         """Give out what a box says of the source."""
+        values = self.before(values)
         if self.match.axes is not None:
             self._copy(box, values)
         elif (cells := self.cells(box)) is not None:

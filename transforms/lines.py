@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .match import HALF_VOXELS, Box, Match, margins, positions, reach
+from .match import EXACT_VOXELS, HALF_VOXELS, Box, Match, margins, positions, reach
+from .spline import nearest_voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +129,31 @@ def along(
     inside = (position >= -below) & (position <= size - 1 + above)
     position = position.clamp_(0, size - 1)
     if axis == match.nearest:
-        position = position.add_(0.5 + HALF_VOXELS).floor_().clamp_(max=size - 1)
+        planes = _planes(match, size, where, axis, device)
+        position = position.add_(0.5 + HALF_VOXELS).floor_().clamp_(max=size - 1) if planes is None else planes
     number = position.floor().long().clamp_(max=max(size - 2, 0))
     inside &= (number >= asked.start) & (number < asked.stop)
     share = position.sub_(number).float()
     return number.sub_(asked.start).clamp_(0, asked.stop - asked.start - 1), share, inside
+
+
+def _planes(match: Match, size: int, where: Sequence[slice], axis: int, device: torch.device) -> Tensor | None:
+    """The plane of a network's axis that is nearest to source voxels, where its grid has the edges of a box of the
+    source; else None.
+
+    Counted as the box was resampled, along the source and in double precision: a voxel in the middle between two planes
+    has the one that rounding gives it there.
+    """
+    row = match.matrix[axis]
+    if match.convention != "edges" or np.count_nonzero(row[:3]) != 1:
+        return None
+    source_axis = int(np.abs(row[:3]).argmax())
+    step, ahead = abs(float(row[source_axis])), bool(row[source_axis] > 0)
+    side, first = size / step, 0.5 - ((row[3] if ahead else size - 1 - row[3]) + 0.5) / step  # of the box
+    if max(abs(round(side) - side), abs(round(first) - first)) > EXACT_VOXELS:
+        return None
+    numbers = np.arange(where[source_axis].start, where[source_axis].stop) - round(first)
+    planes = nearest_voxels(size, round(side))[numbers.clip(0, round(side) - 1)]
+    shape = [1, 1, 1]
+    shape[source_axis] = -1
+    return torch.from_numpy(planes if ahead else size - 1 - planes).to(device, torch.float64).reshape(shape)

@@ -172,11 +172,29 @@ class Restoration(Streamed):
             np.copyto(view, found, casting="unsafe")
 
 
-def working_bytes(classes: int, features: int, chunk_numbers: int = CHUNK_NUMBERS, *, interpolated: bool = True) -> int:
-    """What a restoration takes beside the labels while it looks at one chunk, at most: where no corners agree."""
+def working_bytes(
+    classes: int,
+    features: int,
+    chunk_numbers: int = CHUNK_NUMBERS,
+    *,
+    interpolated: bool = True,
+    probable: bool = False,
+) -> int:
+    """What a restoration takes beside the labels while it looks at one chunk, at most: where no corners agree.
+
+    Where all scores are interpolated instead, each axis makes no more numbers than the larger of the chunk and of the
+    part, and those of two axes are there at a time, which is less.
+
+    Args:
+        classes: of the scores.
+        features: that they are made of.
+        chunk_numbers: scores looked at at a time.
+        interpolated: whether voxels of the two grids lie between each other.
+        probable: whether scores become probabilities first: those before, in order, and those after.
+    """
     voxels = _chunk_voxels(classes, chunk_numbers, interpolated)
     if not interpolated:  # the head's result may be put in order once more
-        return voxels * (8 * classes + 12 * features + 40)
+        return voxels * ((12 if probable else 8) * classes + 12 * features + 40)
     block = max(1, int(chunk_numbers * BLOCK_SHARE))
     return voxels * (16 * classes + 12 * features + CELL_BYTES) + block * BLOCK_BYTES + min(block, POINTS) * POINT_BYTES
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from .boxes import BlockwiseImage, Box, StoredImage, slabs, slowest_axis
-from .spline import Ranges, Spline, apply_spline, ranges_of
+from .spline import BEYOND, Ranges, Spline, apply_spline, ranges_of
 
-SLAB_VOXELS = 1 << 24  # of the source: neighbouring slabs share some 24 of its planes
+SLAB_VOXELS = 1 << 23  # of the source: neighbouring slabs share some 24 of its planes
+AROUND = 2 * BEYOND  # voxels of the source around a box that it depends on as well
+SOURCE_BYTES, MADE_BYTES = 16, 8  # a voxel of a channel: of the source while it is normalised; made axis by axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class SplinedImage(BlockwiseImage):
     def __getitem__(self, where: Box) -> Tensor:
         """The voxels (C, *box) of a box, float32, of all channels.
 
-        Memory: the box, and that of the source with some 12 voxels around it.
+        Memory: the box, and `working_bytes`: one channel of the source with some 12 voxels around it.
         """
         box = [slice(*part.indices(size)[:2]) for part, size in zip(where[1:], self.shape[1:], strict=True)]
         result = torch.empty(len(self.source.stored), *(max(0, part.stop - part.start) for part in box))
@@ -53,12 +55,27 @@ class SplinedImage(BlockwiseImage):
             return result
         self._find_ranges()
         old, way = self.way.part(box)
-        for channel, values in enumerate(self.source.box((slice(None), *old), order="K")):
+        for channel in range(len(result)):
             ranges = self.ranges.get(channel)
             if ranges is not None and way.separate is not None:
                 ranges = ranges[0][old[way.separate]], ranges[1][old[way.separate]]
-            result[channel] = apply_spline(way, values, ranges)
+            result[channel] = apply_spline(way, self.source.channel(channel, old), ranges)
         return result
+
+    def working_bytes(self, sides: Sequence[int] | None = None) -> int:
+        """What is made on the way to a box of these sides, or to all voxels at once, beside the box, at most."""
+        if sides is None:
+            box = next(iter(self._slabs()))
+            sides = [part.indices(size)[1] for part, size in zip(box[1:], self.shape[1:], strict=True)]
+            slab = 4 * math.prod((len(self.source.stored), *sides))  # before it is put where it belongs
+            return slab + self.working_bytes(sides)
+        new = [min(side, size) for side, size in zip(sides, self.shape[1:], strict=True)]
+        old = [
+            min(size, math.ceil(side * size / resampled) + AROUND)
+            for side, size, resampled in zip(new, self.source.shape[1:], self.shape[1:], strict=True)
+        ]
+        made = math.prod(max(pair) for pair in zip(new, old, strict=True))  # one axis after the other
+        return max(SOURCE_BYTES * math.prod(old), 4 * math.prod(old) + MADE_BYTES * made)
 
     def whole(self) -> Tensor:
         """All voxels at once.

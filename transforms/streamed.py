@@ -54,6 +54,10 @@ class Streamed:
         """Of a box, at most."""
         raise NotImplementedError(f"{type(self).__name__} has no size of a box")
 
+    def count(self, values: Tensor) -> int:
+        """Classes of what is added (F, *S)."""
+        return len(self.scores_of(values))
+
     def begin(self) -> None:
         """Is called once, when the number of classes is known."""
 
@@ -72,7 +76,7 @@ class Streamed:
         """
         rest = [slice(0, side) for side in self.shape[1:]] if part is None else list(part)
         if not self.classes:
-            self.classes = len(self.scores_of(self._moved(values[:, :1, :1, :1])))
+            self.classes = self.count(self._moved(values[:, :1, :1, :1]))
             self.begin()
         if self.neighbours and self._last is not None and self._last[:2] == (where.start - 1, rest):
             both = torch.cat([self._last[2], values[:, :1]], dim=1)

@@ -65,6 +65,7 @@ class Needs:
         held_gpu: bytes on the accelerator, 0 without one.
         image: bytes of the prepared image where it is kept whole.
         in_boxes: whether the prepared image can be made box by box instead.
+        preparing: bytes that are made on the way to the prepared image, of all of it at once and of one window.
         labels: bytes of the label map.
         window: of a batch of windows: its bytes of RAM and on the accelerator.
         channels: of what is added up.
@@ -73,6 +74,7 @@ class Needs:
         gpu: whether the network runs on an accelerator.
         planes: of sums that are open at a time; as deep as a patch where it is 0.
         beside: bytes of what is made of the scores beside labels: probabilities, uncertainty.
+        probable: whether labels come of probabilities, which are copies of the scores.
     """
 
     held: int
@@ -87,6 +89,8 @@ class Needs:
     gpu: bool = False
     planes: int = 0
     beside: int = 0
+    probable: bool = False
+    preparing: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -209,13 +213,14 @@ def _amounts(
     sums = plane * (needs.planes or needs.section.patch[needs.section.axis])
     # the last plane, together with the first of the next ones
     shared = needs.section.shared
-    looked_at = working_bytes(needs.classes, needs.channels, chunk, interpolated=shared > 0)
+    looked_at = working_bytes(needs.classes, needs.channels, chunk, interpolated=shared > 0, probable=needs.probable)
+    made = max(window, needs.preparing[0 if whole else 1])  # one after the other
     restoring = looked_at + 3 * plane * shared
     ram = {
         "process and image as read": needs.held,
         "label map": needs.labels,
         "prepared image": needs.image if whole else 0,
-        "network": round(window * (KEPT_SHARE if keep else 1)),
+        "network" if made == window else "preparing": round(made * (KEPT_SHARE if keep else 1)),
         "sums": 0 if on_gpu else sums,
         "scores": 0 if needs.gpu else restoring,
         "probabilities, uncertainty": needs.beside,

@@ -96,6 +96,7 @@ def _shared(model: ModelFolder) -> Mapping[str, Any]:
         "slices": plan.get("slices", 1),
         "regions": plan.get("regions", []),
         "blending": plan.get("blending", "gaussian"),
+        "windows": plan.get("windows", "even"),
         "resampling": plan.get("resampling"),
         "preprocessing": [dict(step) for step in model.preprocessing],
         "labels": [(label.value, label.name) for label in model.labels],

@@ -25,7 +25,7 @@ from ...transforms.located import affine_of, plain
 from ...transforms.match import Convention, match_grids
 from ...transforms.volume import Entry, Volume
 from ..devices import keep_heap
-from .budget import Needs, Plan, make_plan, make_tile_plan
+from .budget import Needs, Plan, make_plan, make_tile_plan, rounded_up
 from .exact import choose_tiles, default_limit, exact_planes
 from .fallback import SAME, CarefulScorer, first_that_fits
 from .footprint import give_back, resident
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHAIN_BYTES = 48  # a voxel, of the image as read or as prepared: what a chain makes that needs the whole image at once
+MASK_BYTES = 7  # a voxel, of a mask whose holes are filled: its outside in parts, numbered
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +160,7 @@ def _segmented(predictor: Predictor, image: Volume | Prepared, on_plan: OnPlan |
 
 def _prepared(predictor: Predictor, volume: Volume) -> Prepared:
     """The image as the network takes it: box by box where its chain allows that."""
+    _check_mask(predictor, volume)
     image: Image | None = blockwise(predictor.chain, volume)
     if isinstance(image, BlockwiseImage):
         affine = image.affine
@@ -194,13 +196,31 @@ def _check_chain(predictor: Predictor, volume: Volume) -> None:
         return
     spacing = [step for step in predictor.model.plan.get("spacing_mm") or () if step is not None]
     finer = math.prod(sorted(volume.geometry.spacing_mm, reverse=True)[: len(spacing)]) / math.prod(spacing)
-    needed = resident() + round(CHAIN_BYTES * volume.array.size * max(1.0, finer))
-    if needed > limit:
+    needed = round(CHAIN_BYTES * volume.array.size * max(1.0, finer))
+    _check_preparing(needed, limit, "its bias field or its shear concerns")
+
+
+def _check_mask(predictor: Predictor, volume: Volume) -> None:
+    """The same of the mask that some normalisation fills the holes of."""
+    limit, kinds = predictor.limits.ram, [one["kind"] for one in predictor.model.plan.get("normalisation", [])]
+    if limit is not None and "zscore_mask" in kinds:
+        _check_preparing(MASK_BYTES * math.prod(volume.geometry.shape), limit, "the mask of its normalisation concerns")
+
+
+def _check_preparing(needed: int, limit: int, why: str) -> None:
+    total = resident() + needed
+    if total > limit:
         raise CaseError(
-            f"preparing it needs up to {needed / 1e9:.2f} GB, as its bias field or its shear concerns the whole image; "
-            f"--memory is {limit / 1e9:.2f} GB",
+            f"preparing it needs up to {total / 1e9:.2f} GB, as {why} the whole image; --memory is "
+            f"{limit / 1e9:.2f} GB; give --memory {rounded_up(total)} or more",
             "memory",
         )
+
+
+def _preparing(image: BlockwiseImage, predictor: Predictor, *, keep: bool) -> tuple[int, int]:
+    """Bytes on the way to the whole prepared image, where it is kept, and to a window of it."""
+    window = max(image.working_bytes(view.patch) for view in predictor.views)
+    return (image.working_bytes() if keep else window), window
 
 
 def _is_kept(predictor: Predictor, image: BlockwiseImage) -> bool:
@@ -245,6 +265,8 @@ def _plan(predictor: Predictor, prepared: Prepared) -> Plan:
         classes=scorer.classes,
         section=section,
         planes=planes_held([view.patch for view in predictor.views], prepared.axis),
+        probable=asked.probable,
+        preparing=_preparing(image, predictor, keep=keep) if isinstance(image, BlockwiseImage) else (0, 0),
         beside=bytes_beside(scorer, asked, voxels_across(prepared.shape, prepared.axis)),
         held_gpu=predictor.held_gpu,
         gpu=predictor.device.type != "cpu",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...transforms import dense
@@ -22,6 +23,7 @@ from .stitch import scores_of
 from .uncertainty import UncertaintyMaps
 
 Grids = tuple[Sequence[int], np.ndarray, Sequence[int], np.ndarray]  # shape and affine: the network's, the source's
+LEAST = 1e-6  # probability that has a logit: far below what maps and files can hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,8 @@ class Asked:
         uncertainty: whether it is mapped.
         target: of the probabilities; None where they are not asked for.
         regions: whether scores are those of regions that may overlap.
-        probable: whether labels come of interpolated probabilities instead of logits.
+        probable: whether all comes of interpolated probabilities instead of logits: labels of those of the mean of
+            all members, maps and file of those of each member.
     """
 
     members: int = 1
@@ -114,6 +117,13 @@ class Sinks:
             scores = mean_of_members(apart(values), asked.members)
             return probable(scores, regions=asked.regions) if asked.probable else scores
 
+        def chances(values: Tensor) -> Tensor:
+            found = apart(values).unflatten(0, (asked.members, -1))
+            return torch.cat([probable(one, regions=asked.regions) for one in found])
+
+        def likely(values: Tensor) -> Tensor:
+            return logits_of(values, regions=asked.regions)
+
         plain = None if not headed and asked.members == 1 and not asked.probable else together
         device = scorer.device
         self.restoration = Restoration(
@@ -139,7 +149,13 @@ class Sinks:
         self.dense: DenseRestoration | None = None
         if receivers:
             self.dense = DenseRestoration(
-                *grids, receivers=receivers, scores_of=apart, device=device, convention=convention, nearest=nearest
+                *grids,
+                receivers=receivers,
+                scores_of=likely if asked.probable else apart,
+                before=chances if asked.probable else None,
+                device=device,
+                convention=convention,
+                nearest=nearest,
             )
 
     def add(self, where: slice, values: Tensor, part: Sequence[slice] | None = None) -> None:
@@ -158,7 +174,12 @@ class Sinks:
 
 def probable(logits: Tensor, *, regions: bool) -> Tensor:
     """Probabilities (K, *S); of regions less 0.5, so that a region is where they are above 0."""
-    return logits.sigmoid() - 0.5 if regions else logits.softmax(0)
+    return logits.sigmoid().sub_(0.5) if regions else logits.softmax(0)
+
+
+def logits_of(chances: Tensor, *, regions: bool) -> Tensor:
+    """Logits (K, *S) that have these probabilities, as `probable` gives them."""
+    return (chances + 0.5).logit_(LEAST) if regions else chances.clamp(min=LEAST).log_()
 
 
 def bytes_beside(scorer: Scorer, asked: Asked, plane: int) -> int:
@@ -173,7 +194,8 @@ def bytes_beside(scorer: Scorer, asked: Asked, plane: int) -> int:
         return 0
     buffers = 0 if asked.target is None else 2 * BUFFER_BYTES
     last = 2 * 4 * scorer.channels * plane  # planes that wait for the next ones
-    return dense.working_bytes(scorer.classes, scorer.channels) + last + buffers
+    columns = scorer.channels + (2 * scorer.classes if asked.probable else 0)
+    return dense.working_bytes(scorer.classes, columns) + last + buffers
 
 
 def map_bytes(asked: Asked) -> int:

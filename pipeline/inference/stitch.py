@@ -56,6 +56,7 @@ def segment(
     precision: str = "float32",
     window_batch: int = 1,
     blending: str = "gaussian",
+    stepped: bool = False,
     regions: bool = False,
 ) -> Tensor:
     """Label map of a preprocessed image, on the image's own grid and on the CPU.
@@ -70,6 +71,7 @@ def segment(
         precision: of the network's arithmetic; the sums are float32.
         window_batch: windows at a time.
         blending: "gaussian", "constant" or "centre" weights.
+        stepped: where windows lie, as in `windows.axis_starts`.
         regions: whether the networks' outputs are regions that may overlap.
 
     Returns:
@@ -90,7 +92,14 @@ def segment(
         labels = torch.empty(image.shape[1:], dtype=torch.uint8 if largest < 256 else torch.uint16)
         streamed = labels.movedim(axis, 0)
         planes = score_planes(
-            scorer, image, patch=patch, overlap=overlap, window_batch=window_batch, blending=blending, axis=axis
+            scorer,
+            image,
+            patch=patch,
+            overlap=overlap,
+            window_batch=window_batch,
+            blending=blending,
+            stepped=stepped,
+            axis=axis,
         )
         for where, scores in planes:
             streamed[where] = decided(scores, regions=regions).to(labels.dtype).cpu()
@@ -106,6 +115,7 @@ def score_planes(
     overlap: float = 0.5,
     window_batch: int = 1,
     blending: str = "gaussian",
+    stepped: bool = False,
     axis: int = 0,
     part: Part | None = None,
     sums_on: torch.device | None = None,
@@ -119,6 +129,7 @@ def score_planes(
         overlap: part of a window that its neighbour covers too.
         window_batch: windows at a time.
         blending: "gaussian", "constant" or "centre" weights.
+        stepped: where windows lie, as in `windows.axis_starts`.
         axis: the spatial axis that is streamed; `stream_axis` gives the one that needs least memory.
         part: of the other axes, where not the whole planes are wanted; the scores are those of the whole ones.
         sums_on: the device of the sums; the scorer's when left out.
@@ -138,6 +149,7 @@ def score_planes(
         overlap=overlap,
         window_batch=window_batch,
         blending=blending,
+        stepped=stepped,
         axis=axis,
         part=part,
         sums_on=sums_on,
@@ -161,7 +173,7 @@ def sum_planes(
     sums_on: torch.device | None = None,
 ) -> Iterator[Planes]:
     """As `score_planes`, but in front of the scorer's head: (which planes, (channels, planes, *other axes)).
-    Windows may be `stepped`, as in `windows.axis_starts`.
+
     What is given out is a view that is valid until the next planes are asked for.
     """
     shape = tuple(int(side) for side in image.shape[1:])

@@ -51,9 +51,8 @@ class UncertaintyMaps:
         """Scores (members * K, *box) of a box; `inside` (*box) says which voxels they are of, None for all."""
         found = scores.unflatten(0, (self.members, self.classes))
         if self.regions:
-            found = torch.stack(
-                [found, -found], dim=2
-            )  # of each region the scores of yes and no: (members, R, 2, *box)
+            # of each region the scores of yes and no: (members, R, 2, *box)
+            found = torch.stack([found, -found], dim=2)
             self._put("uncertainty", where, entropy(found.mean(0).sigmoid(), 1).amax(0), inside)
             if self.members > 1:
                 self._put("disagreement", where, mutual_information(found.sigmoid(), 2).amax(0), inside)

@@ -95,6 +95,7 @@ class CaseScore:
             device=self.device,
             precision=self.precision,
             blending=self.plan.blending,
+            stepped=self.plan.windows == "stepped",
             regions=bool(self.plan.regions),
         ).long()
         network.train(was_training)

@@ -172,7 +172,7 @@ def held(process: psutil.Process) -> int:
 def budget(folder: Path, model: Path) -> bool:
     """The long CT under `--memory`."""
     case = volume(folder / "images_long" / "long.nii.gz", (512, 512, 400))
-    run = predict_within(model, case, folder / "long_labels.nii.gz", BUDGET)
+    run = predict_within(model, case, folder / "long_labels.nii.gz", BUDGET, "auto")
     said = kept_within(run, parse_bytes(BUDGET))
     peaks = f"{run.tree / 1e9:.3f} GB with children, {run.process / 1e9:.3f} GB of the process itself"
     print(f"512x512x400, 105 classes, --memory {BUDGET}: {said}, exit {run.code}, {run.seconds:.0f} s, peak {peaks}")

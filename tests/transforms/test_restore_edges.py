@@ -167,15 +167,15 @@ def assert_labels(found: np.ndarray, scores: np.ndarray) -> None:
 @given(grids=drawn_grids(), depth=st.integers(1, 20), nearest=st.sampled_from([None, 0, 1, 2]), parts=st.booleans())
 def test_labels_are_those_of_resizing_all_scores(grids: Grids, depth: int, nearest: int | None, parts: bool) -> None:
     scores = scores_for(grids)
-    found = restored(grids, scores, depth, nearest=_unmirrored(grids, nearest), parts=parts)
-    assert_labels(found, whole(grids, scores, _unmirrored(grids, nearest)))
+    found = restored(grids, scores, depth, nearest=nearest, parts=parts)
+    assert_labels(found, whole(grids, scores, nearest))
 
 
 @settings(max_examples=8, deadline=None)
 @given(grids=drawn_grids(), depth=st.integers(1, 20), nearest=st.sampled_from([None, 0, 1, 2]), parts=st.booleans())
 def test_all_scores_are_those_of_resizing(grids: Grids, depth: int, nearest: int | None, parts: bool) -> None:
     """Each voxel of the box is given once, and none outside."""
-    scores, nearest = scores_for(grids, 1), _unmirrored(grids, nearest)
+    scores = scores_for(grids, 1)
     kept, count = np.full((CLASSES, *grids.source_shape), np.nan), np.zeros(grids.source_shape, int)
 
     class Kept:
@@ -205,7 +205,7 @@ def test_all_scores_are_those_of_resizing(grids: Grids, depth: int, nearest: int
 @given(grids=drawn_grids(), depth=st.integers(1, 20), nearest=st.sampled_from([None, 0, 1, 2]), parts=st.booleans())
 def test_regions_are_those_of_resizing_all_scores(grids: Grids, depth: int, nearest: int | None, parts: bool) -> None:
     """A voxel has the number of the last region whose score is above 0 there."""
-    scores, nearest = scores_for(grids, 2), _unmirrored(grids, nearest)
+    scores = scores_for(grids, 2)
     wanted = whole(grids, scores, nearest)
     found = restored(grids, scores, depth, nearest=nearest, parts=parts, regions=True)
     inside = ~np.isnan(wanted[0])
@@ -217,15 +217,14 @@ def test_regions_are_those_of_resizing_all_scores(grids: Grids, depth: int, near
     np.testing.assert_array_equal(found[clear], last[clear])
 
 
-def _unmirrored(grids: Grids, nearest: int | None) -> int | None:
-    """Halves go up along the network's axis: where it is mirrored, skimage's go the other way, so that is left out."""
-    return None if nearest in grids.flipped else nearest
+HALVES = [(20, 10), (30, 10), (8, 20), (7, 5), (9, 9), (12, 5), (2, 11), (33, 18), (23, 26), (11, 30), (44, 24)]
 
 
-@pytest.mark.parametrize(("old", "new"), [(20, 10), (30, 10), (8, 20), (7, 5), (9, 9), (12, 5), (2, 11)])
-def test_planes_in_the_middle_between_two_have_the_upper_one(old: int, new: int) -> None:
-    """scipy rounds halves up, and so it is here whatever a voxel measures."""
-    grids = grids_of((old, 3, 2), (new, 4, 3), ((1, 2), (0, 0), (0, 1)))
+@pytest.mark.parametrize("flipped", [(), (0,)])
+@pytest.mark.parametrize(("old", "new"), HALVES)
+def test_planes_in_the_middle_between_two_have_that_of_scipy(old: int, new: int, flipped: tuple[int, ...]) -> None:
+    """Its coordinates, counted along the source in double precision, lie just below the middle or in it."""
+    grids = grids_of((new, 4, 3), (old, 3, 2), ((1, 2), (0, 0), (0, 1)), flipped=flipped)
     scores = scores_for(grids, 3)
     assert_labels(restored(grids, scores, 2, nearest=0), whole(grids, scores, 0))
 

@@ -31,7 +31,10 @@ from voxelwise.pipeline.inference.scorer import NetworkScorer
 from voxelwise.pipeline.inference.strips import CrossSection
 from voxelwise.pipeline.model_folder import write_model_folder
 from voxelwise.pipeline.start import left_out
+from voxelwise.transforms.blockwise import blockwise
+from voxelwise.transforms.chains import build_chain, preprocessing_steps
 from voxelwise.transforms.readers import only_source
+from voxelwise.transforms.splined import SplinedImage
 from voxelwise.transforms.volume import Geometry, Volume
 
 MB = 10**6
@@ -248,6 +251,37 @@ def test_a_case_that_cannot_fit_is_stopped_before_the_network(
     assert outcome.exit_code == 6
     assert "a.nii.gz: needs at least" in outcome.failures[0].message
     assert not (tmp_path / "out" / "a.nii.gz").exists()
+
+
+def test_a_mask_of_the_whole_image_is_counted_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(tmp_path / "model", normalisation=[{"kind": "zscore_mask"}])
+    predictor = load_predictor(model, device="cpu", limits=Limits(ram=resident() + GB))
+    monkeypatch.setattr(segmentation, "MASK_BYTES", GB)
+    monkeypatch.setattr(segmentation, "blockwise", lambda *_: pytest.fail("the mask was made"))
+    with pytest.raises(CaseError, match=r"up to .* GB, as the mask of its normalisation concerns the whole image"):
+        predictor.segment(volume_of(noise()))
+
+
+def test_what_splines_make_on_the_way_is_counted() -> None:
+    """A window or all of it: no more than is told beside the result; a plan has room for whichever takes more."""
+    array = np.stack([np.asfortranarray(noise((150, 140, 130))) for _ in range(3)])
+    values: dict[str, Any] = {"channels": ["a", "b", "c"], "labels": [], "crop": "none", "bias_field": False}
+    values["normalisation"] = [{"kind": "window", "low": 0, "high": 200}] * 3
+    steps = preprocessing_steps(**values, spacing_mm=[1.1, 1.2, 2.2], resampling={"kind": "spline"}, orientation=None)
+    image = blockwise(build_chain(steps), Volume(array, Geometry(array.shape[1:], AFFINE), "MR"))
+    assert isinstance(image, SplinedImage)
+    where = (slice(None), *(slice(10, 74),) * 3)
+    for make, beside in ((lambda: image[where], image.working_bytes((64,) * 3)), (image.whole, image.working_bytes())):
+        made = make().nbytes  # which also finds the ranges
+        peak = peak_of(make)
+        assert peak is None or peak <= made + beside + 4 * MB
+        assert beside <= 16 * array[0].size + made
+    loose, counted = (make_plan(needs(preparing=amounts), Limits(16 * GB), 2) for amounts in ((0, 0), (GB, 2 * GB)))
+    assert counted.whole_image
+    more = sum(counted.ram.values()) - sum(loose.ram.values())
+    assert more == pytest.approx(1.6 * (GB - 460 * MB), rel=0.05)
 
 
 def test_less_than_the_process_itself_is_refused_at_once(tmp_path: Path, model: Path) -> None:

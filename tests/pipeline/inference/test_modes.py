@@ -68,7 +68,8 @@ def make_model(folder: Path, *, seed: int = 0, fold: str = "0", **changes: Any) 
     """A model folder with an untrained network, whose last layer is sharpened so that all of its classes are seen."""
     fields = plan(**changes)
     torch.manual_seed(seed)
-    network = build_network("unet", fields["dims"], len(fields["channels"]), len(fields["labels"]), **OPTIONS)
+    outputs = fields.get("regions") or fields["labels"]
+    network = build_network("unet", fields["dims"], len(fields["channels"]), len(outputs), **OPTIONS)
     with torch.no_grad():
         assert network.head is not None
         for weight in network.head.parameters():
@@ -203,6 +204,31 @@ def test_the_disagreement_of_folds_is_mapped(tmp_path: Path, model: Path) -> Non
     assert (voxels(tmp_path / "plain" / "a.nii.gz") == labels).mean() > 0.999
 
 
+@pytest.mark.parametrize("regions", [False, True])
+def test_labels_agree_with_interpolated_probabilities(tmp_path: Path, regions: bool) -> None:
+    """Where the plan says that probabilities are interpolated, the file and the maps are of these too."""
+    units = [{"name": name, "values": [2 * at], "writes": 2 * at} for at, name in enumerate(NAMES) if at]
+    changes: dict[str, Any] = {"regions": [{"name": "all", "values": [2], "writes": 2}, *units]} if regions else {}
+    back = {"kind": "span", "scores": "probabilities"}
+    model = make_model(tmp_path / "model", resampling=back, spacing_mm=[1.5, 1.7, 3.9], **changes)
+    predict(model, image_file(tmp_path / "in"), tmp_path / "out", probabilities=True, uncertainty=True)
+    scores = read_probabilities(tmp_path / "out" / "a_probabilities.b2nd").scores
+    values = np.array([0, 2, 2, 4, 6, 8, 10]) if regions else np.arange(0, 12, 2)
+    if regions:
+        over = np.concatenate([np.ones_like(scores[:1]), scores > 0.5])
+        wanted = values[len(over) - 1 - over[::-1].argmax(0)]
+        clear = np.abs(scores - 0.5).min(0) > 0.004
+    else:
+        best = np.sort(scores, axis=0)
+        wanted, clear = values[scores.argmax(0)], best[-1] - best[-2] > 0.008
+    assert clear.mean() > 0.8
+    np.testing.assert_array_equal(voxels(tmp_path / "out" / "a.nii.gz")[clear], wanted[clear])
+    shares = np.stack([scores, 1 - scores]) if regions else scores[None].swapaxes(0, 1)
+    nats = -(shares * np.log(shares.clip(1e-9))).sum(0)
+    found = nib.load(tmp_path / "out" / "a_uncertainty.nii.gz").get_fdata()
+    np.testing.assert_allclose(found, nats.max(0) / np.log(2 if regions else len(NAMES)), atol=0.06)
+
+
 def test_a_case_to_look_at_is_told_from_one_that_is_sure() -> None:
     labels = np.zeros((2, 3, 4), np.uint8)
     numbers, notes = sum_up(labels, {"uncertainty": labels}, 2)
@@ -230,6 +256,9 @@ def test_models_are_averaged_as_folds_are(tmp_path: Path, model: Path) -> None:
     far = make_model(tmp_path / "far", patch=[8, 8, 16], spacing_mm=[1.0, 1.0, 2.0])
     with pytest.raises(UsageError, match=r"spacing_mm is \[1.0, 1.0, 2.0\], expected .*; patch is \[8, 8, 16\]"):
         predict(model, path, tmp_path / "c", with_model=[other, far])
+    stepped = make_model(tmp_path / "stepped", windows="stepped")
+    with pytest.raises(UsageError, match="windows is stepped, expected even"):
+        predict(model, path, tmp_path / "c", with_model=stepped)
 
 
 def test_a_coarse_model_confines_the_work(tmp_path: Path, model: Path) -> None:
