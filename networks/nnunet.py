@@ -34,6 +34,8 @@ PLANS = "plans.json"
 PACKAGE = "dynamic_network_architectures."
 NORMS = {"InstanceNorm": "instance", "BatchNorm": "batch"}
 ACTIVATIONS = {"LeakyReLU": "leaky_relu", "ReLU": "relu"}
+MOST_LEVELS, MOST_BLOCKS = 16, 1000  # nnU-Net's own have up to 9 levels
+LARGEST_SIDE = 64  # of kernels and strides
 Numbers = int | list[int]
 Sides = int | list[int | list[int]]
 
@@ -72,10 +74,19 @@ def network_axes(transpose_forward: Sequence[int], spatial_dims: int) -> tuple[i
     Raises:
         UsageError: no permutation of three axes.
     """
+    theirs = volume_axes(transpose_forward)
+    return theirs if spatial_dims == 3 else tuple(axis - 1 for axis in theirs if axis > 0)
+
+
+def volume_axes(transpose_forward: Sequence[int]) -> tuple[int, ...]:
+    """For each of X, Y and Z, the axis of nnU-Net's volumes.
+
+    Raises:
+        UsageError: no permutation of three axes.
+    """
     if sorted(transpose_forward) != [0, 1, 2]:
         raise UsageError(f"{PLANS}: transpose_forward is an order of 0, 1 and 2, found {list(transpose_forward)}")
-    theirs = [list(transpose_forward).index(2 - axis) for axis in range(3)]
-    return tuple(theirs) if spatial_dims == 3 else tuple(axis - 1 for axis in theirs if axis > 0)
+    return tuple(list(transpose_forward).index(2 - axis) for axis in range(3))
 
 
 def unet_from_nnunet(
@@ -120,6 +131,9 @@ def unet_from_nnunet(
     elif isinstance(found, _Residual):
         options["encoder_depth"] = _each("n_blocks_per_stage", found.n_blocks_per_stage, levels)
         options |= {"blocks": "residual_d", "stem": found.stem_channels or widths[0]}
+    blocks = sum(options["encoder_depth"]) + sum(options["decoder_depth"])
+    if blocks > MOST_BLOCKS:
+        raise UsageError(f"{PLANS}: a network of {blocks} convolutions or blocks, expected up to {MOST_BLOCKS}")
     network = NnUNetNetwork(dims, options, axes, found.conv_bias, epsilon, affine)
     try:
         with torch.device("meta"):
@@ -134,7 +148,7 @@ class _Arguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    n_stages: int = Field(ge=2)
+    n_stages: int = Field(ge=2, le=MOST_LEVELS)
     features_per_stage: Numbers
     conv_op: str
     kernel_sizes: Sides
@@ -206,7 +220,9 @@ def _of_old_plans(configuration: Mapping[str, Any], name: str) -> dict[str, Any]
     try:
         dims = len(configuration["patch_size"])
         depths = configuration["n_conv_per_stage_encoder"]
-        base, most = configuration["UNet_base_num_features"], configuration["unet_max_num_features"]
+        base, most = int(configuration["UNet_base_num_features"]), int(configuration["unet_max_num_features"])
+        if len(depths) > MOST_LEVELS:
+            raise UsageError(f"{PLANS}: a network of {len(depths)} levels, expected up to {MOST_LEVELS}")
         return {
             "n_stages": len(depths),
             "features_per_stage": [min(base * 2**level, most) for level in range(len(depths))],
@@ -222,7 +238,7 @@ def _of_old_plans(configuration: Mapping[str, Any], name: str) -> dict[str, Any]
         }
     except KeyError as error:
         raise UsageError(f"{PLANS}: the configuration has UNet_class_name but no {error.args[0]}") from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(f"{PLANS}: what the configuration says of its network is damaged: {error}") from error
 
 
@@ -274,7 +290,7 @@ def _each(what: str, numbers: Numbers, count: int) -> list[int]:
     """One number for each level."""
     full = [numbers] * count if isinstance(numbers, int) else list(numbers)
     if len(full) != count or any(number < 1 for number in full):
-        raise UsageError(f"{PLANS}: {what} has {count} numbers from 1 on, found {numbers}")
+        raise UsageError(f"{PLANS}: {what} has {count} numbers from 1 on, found {numbers!r:.80}")
     return full
 
 
@@ -283,7 +299,9 @@ def _in_our_order(what: str, sides: Sides, levels: int, axes: Sequence[int]) -> 
     each = [sides] * levels if isinstance(sides, int) else list(sides)
     full = [[side] * len(axes) if isinstance(side, int) else side for side in each]
     if len(full) != levels or any(len(level) != len(axes) for level in full):
-        raise UsageError(f"{PLANS}: {what} gives each of {levels} levels {len(axes)} numbers, found {sides}")
+        raise UsageError(f"{PLANS}: {what} gives each of {levels} levels {len(axes)} numbers, found {sides!r:.80}")
+    if max(map(max, full)) > LARGEST_SIDE:
+        raise UsageError(f"{PLANS}: {what} are numbers up to {LARGEST_SIDE}, found {max(map(max, full))}")
     return [[level[axis] for axis in axes] for level in full]
 
 

@@ -55,6 +55,12 @@ def weights_from_nnunet(
     """
     with torch.device("meta"):
         ours = network.build(in_channels, out_channels)
+        _taken(ours, {name: value.to("meta") for name, value in state.items()}, network)  # before anything is copied
+    return _taken(ours, state, network)
+
+
+def _taken(ours: UNet, state: Mapping[str, Tensor], network: NnUNetNetwork) -> dict[str, Tensor]:
+    """Our state dict out of nnU-Net's; on the meta device it is held against the plans alone."""
     given = _Given(state, network.axes)
     weights: dict[str, Tensor] = {}
     for name, layer in ours.named_modules():

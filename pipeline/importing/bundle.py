@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from ...errors import CaseError, UsageError
 from ...networks.base import SegmentationNetwork
@@ -22,6 +22,7 @@ from ...networks.registry import NETWORKS, build_network
 from ...transforms.zip_files import check_archive, unpacked
 from ..dataset.plan import Plan, plan_from
 from ..identity import file_digest
+from .bounds import few_parts, too_large
 from .bundle_chain import read_chain
 from .bundle_config import CONFIGS, INFERENCE, METADATA, Config, read_config, read_metadata
 from .bundle_findings import Findings, read_step, read_steps
@@ -39,6 +40,7 @@ from .bundle_network import (
 from .bundle_scores import read_inferer, read_outputs
 from .checkpoint import CheckpointReader
 from .conversion import Conversion, Report
+from .weights import not_finite
 
 KIND = "MONAI bundle"
 OURS = "voxelwise"  # what an export of ours says of itself, in metadata.json
@@ -170,17 +172,32 @@ def _exported(root: Path, source: Path, metadata: Mapping[str, Any], ours: Mappi
         )
     if not path.is_file():
         raise UsageError(f"{path} is not there; export the model again")
-    network = build_network(
-        plan.network.name, plan.dims, plan.network_channels, plan.outputs, **plan.network.options
-    ).eval()
-    weights: Mapping[str, Tensor] = read_weights(path, (), CheckpointReader())
+    if (number := too_large([plan.network.options, plan.network_channels, plan.outputs])) is not None:
+        raise UsageError(f"{where}: holds the number {number}, which no network has; export the model again")
+    weights = dict(read_weights(path, (), CheckpointReader()))
     try:
-        network.load_state_dict(dict(weights), strict=True)
+        with torch.device("meta"):  # no memory is taken before names and shapes are those of the weights
+            _built(plan, where).load_state_dict({name: one.to("meta") for name, one in weights.items()}, strict=True)
+        network = _built(plan, where)
+        network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"{path} does not fit network {plan.network.name!r}: {reason}") from error
+    if (wrong := not_finite(weights)) is not None:
+        raise UsageError(f"{path}: the weights of {wrong} are not finite; export the model again")
     lines = ("exported by voxelwise: plan, network and labels are those of the model that it was made from",)
     return _conversion(root, source, metadata, plan, network, [root / CONFIGS / METADATA, path], Report(lines))
+
+
+def _built(plan: Plan, where: str) -> SegmentationNetwork:
+    """The network of a plan, with fresh weights."""
+    name = plan.network.name
+    try:
+        with few_parts(f"{where}: network {name!r}"):
+            return build_network(name, plan.dims, plan.network_channels, plan.outputs, **plan.network.options).eval()
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"{where}: network {name!r} cannot be built: {reason}; export the model again") from error
 
 
 def _conversion(

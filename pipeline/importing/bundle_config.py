@@ -15,13 +15,15 @@ from typing import Any
 import yaml
 
 from ...errors import UsageError
+from .bounds import values_in
 from .bundle_words import Expression, read_words
 
 CONFIGS, METADATA = "configs", "metadata.json"
 INFERENCE = ("inference.json", "inference.yaml", "inference.yml")
-LARGEST_CONFIG = 16 << 20
+LARGEST_CONFIG = 1 << 20
 MOST_VALUES, DEEPEST = 200_000, 60
 PARTS = re.compile(r"#|::")
+DAMAGED = (OSError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError, RecursionError)
 
 
 class Config:
@@ -37,6 +39,7 @@ class Config:
         self.root, self.path = root, path
         self.content = {**content, "bundle_root": "."}
         self.values = 0
+        self.others: dict[Path, Mapping[str, Any]] = {}
 
     def __contains__(self, key: str) -> bool:
         return key in self.content
@@ -88,11 +91,34 @@ class Config:
         file, *keys = PARTS.split(name, maxsplit=1)
         if not file:
             return self._at("#".join(keys), depth)
-        path = next((one for one in (self.root / file, self.path.parent / file) if one.is_file()), None)
-        if path is None or not path.resolve().is_relative_to(self.root.resolve()):
-            raise UsageError(f"{self.path}: %{name} names a file that is not in the bundle")
-        content = read_content(path)
+        found = (file_within(self.root, folder / file) for folder in (self.root, self.path.parent))
+        path = next((one for one in found if one is not None), None)
+        if path is None:
+            raise UsageError(f"{self.path}: %{name:.80} names a file that is not in the bundle")
+        content = self.others.get(path)
+        if content is None:
+            content = self.others[path] = read_content(path)
         return self._at(keys[0], depth, content) if keys else content
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases, of which a few lines stand for more values than there is memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            why = f"the alias *{event.anchor:.40} is not followed, write out what it stands for"
+            raise yaml.composer.ComposerError(None, None, why, event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def file_within(root: Path, path: Path) -> Path | None:
+    """A file of a bundle, with its links followed; None where it is not there or lies elsewhere."""
+    try:
+        found = path.resolve()
+        return found if found.is_file() and found.is_relative_to(root.resolve()) else None
+    except (OSError, RuntimeError, ValueError):  # names that are too long, links in a circle
+        return None
 
 
 def read_config(root: Path) -> Config:
@@ -121,17 +147,19 @@ def read_content(path: Path) -> dict[str, Any]:
     """A JSON or YAML file that holds a dictionary.
 
     Raises:
-        UsageError: it does not, or is damaged.
+        UsageError: it does not, is damaged, or holds more than any config does; YAML that has aliases.
     """
     try:
         size = path.stat().st_size
         if size > LARGEST_CONFIG:
             raise UsageError(f"{path} has {size / 1e6:.0f} MB, expected a few kilobytes; get the bundle again")
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = json.loads(text) if path.suffix == ".json" else _Plain(text).get_single_data()
+    except (*DAMAGED, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} cannot be read ({reason}); get the bundle again") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: found {type(content).__name__}, expected a dictionary; get the bundle again")
+    if any(number > MOST_VALUES for number, _ in enumerate(values_in(content), start=1)):
+        raise UsageError(f"{path} holds more than {MOST_VALUES} values, expected a few hundred; get the bundle again")
     return {str(key): value for key, value in content.items()}

@@ -8,6 +8,8 @@ from typing import Any
 
 from .bundle_words import Expression
 
+LARGEST = 1e300  # of numbers; NaN is not below it
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -51,7 +53,7 @@ class Step:
         """An argument that is a number or a list of them; anything else is noted, and None."""
         value = self.get(key, default)
         found = value if isinstance(value, list) else [value]
-        if all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in found) and found:
+        if found and all(type(one) in (int, float) and abs(one) < LARGEST for one in found):
             return [float(one) for one in found]
         if not isinstance(self.values.get(key), Expression):
             self.stop(f"{key} is {value!r:.60}, expected numbers")

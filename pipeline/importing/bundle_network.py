@@ -17,15 +17,16 @@ from ...errors import UnsafeInputError, UsageError
 from ...networks.base import SegmentationNetwork
 from ...networks.monai_network import CLASSES, LEFT_OUT, SIZES, MonaiNetwork, monai_weights, usual_sizes
 from ...networks.registry import build_network
-from .bundle_config import Config
+from .bounds import LARGEST_NUMBER, few_parts, too_large, values_in
+from .bundle_config import Config, file_within
 from .bundle_findings import Findings, Step
 from .checkpoint import CheckpointReader
+from .weights import check_dtypes, not_finite
 
 NAME = "monai"  # in our registry
 MODELS, USUAL = "models", "model"
 SUFFIXES = (".safetensors", ".pt", ".pth")
 KEYS = ("model", "state_dict", "network", "net", "")
-LARGEST_NUMBER = 1 << 16  # of channels or layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +55,9 @@ class Described:
             UsageError: arguments that MONAI's class does not take.
         """
         try:
-            network = build_network(NAME, *self.sizes, **self.options)
-        except (ValueError, KeyError, NotImplementedError, AssertionError) as error:
+            with few_parts(f"MONAI's {self.class_name} with these arguments"):
+                network = build_network(NAME, *self.sizes, **self.options)
+        except (ValueError, TypeError, KeyError, NotImplementedError, AssertionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(f"MONAI's {self.class_name} cannot be built with these arguments: {reason}") from error
         assert isinstance(network, MonaiNetwork)
@@ -79,11 +81,11 @@ def read_network(step: Step | None, findings: Findings) -> Described | None:
             findings.ignored.append(f"{key} of {name}, which changes nothing of what a trained network gives")
         elif key not in (*SIZES, "dimensions"):
             arguments[key] = step.get(key)
-    if any(size is None or size != int(size) or not 0 < size <= LARGEST_NUMBER for size in sizes):
+    if any(size is None or not 0 < size <= LARGEST_NUMBER or size != int(size) for size in sizes):
         step.stop(f"its sizes ({', '.join(SIZES)}) are {sizes}")
         return None
-    if _largest(arguments) > LARGEST_NUMBER:
-        step.stop("holds numbers that no network has")
+    if (number := too_large(arguments)) is not None:
+        step.stop(f"holds the number {number}, which no network has")
         return None
     dims, channels, outputs = (int(size) for size in sizes if size is not None)
     return Described(name, (dims, channels, outputs), arguments)
@@ -127,8 +129,7 @@ def load_network(described: Described, weights: Mapping[str, Tensor], order: Seq
         monai_weights(described.build(), described.class_name, weights)
     network = described.build()
     found = monai_weights(network, described.class_name, weights)
-    wrong = next((name for name, value in found.items() if not bool(torch.isfinite(value).all())), None)
-    if wrong is not None:
+    if (wrong := not_finite(found)) is not None:
         raise UsageError(f"the weights of {wrong} are not finite; its training failed, get other weights")
     if order and list(order) != list(range(len(order))):
         for name in ("head.weight", "head.bias"):
@@ -145,7 +146,7 @@ def weights_file(config: Config, findings: Findings) -> tuple[Path | None, tuple
     candidates = [config.root / named] if named else []
     candidates += [folder / f"{USUAL}{suffix}" for suffix in SUFFIXES]
     for path in candidates:
-        if path.suffix in SUFFIXES and path.is_file() and path.resolve().is_relative_to(config.root.resolve()):
+        if path.suffix in SUFFIXES and file_within(config.root, path) is not None:
             if path.suffix != ".safetensors" and _is_program(path):
                 findings.obstacles.append(f"{path.name} is TorchScript, which is a program; a state dict is taken")
                 return None, keys
@@ -164,21 +165,26 @@ def read_weights(path: Path, keys: Sequence[str], reader: CheckpointReader) -> M
     """Weights under MONAI's names.
 
     Raises:
-        UsageError: the file is damaged.
+        UsageError: the file is damaged, or holds other numbers than those of a network.
         UnsafeInputError: it holds other types than tensors and plain values.
     """
     if path.suffix != ".safetensors":
         return reader.read(path, tuple(keys)).weights
     try:
-        return safetensors.torch.load_file(path)
+        weights = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise UnsafeInputError(f"{path} is no whole safetensors file ({error}); get the bundle again") from error
+    try:
+        check_dtypes(weights)
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read: {error}; get the bundle again") from error
+    return weights
 
 
 def _checkpoint_of(config: Config) -> tuple[str, tuple[str, ...]]:
     """What the first CheckpointLoader reads, and under which names; nothing where there is none that can be read."""
     for key, value in config.content.items():
-        if "CheckpointLoader" not in str(value):
+        if not any(isinstance(one, str) and "CheckpointLoader" in one for one in values_in(value)):
             continue
         found = config[key]
         for one in found if isinstance(found, list) else [found]:
@@ -195,12 +201,3 @@ def _is_program(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any("/code/" in name or name.endswith("constants.pkl") for name in archive.namelist())
-
-
-def _largest(value: Any) -> float:
-    """The largest number in nested lists and dictionaries."""
-    if isinstance(value, Mapping):
-        return max((_largest(one) for one in value.values()), default=0)
-    if isinstance(value, list):
-        return max(map(_largest, value), default=0)
-    return abs(value) if isinstance(value, (int, float)) else 0

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ...transforms.codec_child import address_space, bound_memory, read_message, sealed_off, send, write_all
+from .weights import check_dtypes
 
 PLAIN_DTYPES = ("Bool", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float16", "Float32")
 SCALAR = np.float64(0).__reduce__()[0]  # numpy keeps it in a private module, under two names by now
@@ -113,7 +114,9 @@ def tensors_of(found: Any) -> dict[str, Tensor]:
         raise ValueError(f"its weights hold {type(found[wrong]).__name__} under {wrong!r}, expected tensors")
     if any(value.layout != torch.strided or value.is_quantized or value.is_meta for value in found.values()):
         raise ValueError("its weights are no plain tensors")
-    return {str(name): value for name, value in found.items()}
+    weights = {str(name): value for name, value in found.items()}
+    check_dtypes(weights)
+    return weights
 
 
 def once_each(weights: Mapping[str, Tensor], limit: int) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -89,13 +89,18 @@ def understand(source: Path, reader: CheckpointReader, wanted: Wanted) -> Conver
     """
     if is_nnunet(source) or not is_bundle(source):
         return convert_nnunet(source, reader, wanted)
-    if source.is_file() and any(Path(name).name == PLANS_FILE for name in zipfile.ZipFile(source).namelist()):
+    if source.is_file() and _holds_plans(source):
         raise UsageError(f"{source} is an archive with a {PLANS_FILE} of nnU-Net; unpack it, and give the folder")
     if wanted != Wanted():
         raise UsageError(
             f"--fold, --checkpoint and --orientation are of nnU-Net, and {source} is a MONAI bundle; leave them out"
         )
     return convert_bundle(source, reader)
+
+
+def _holds_plans(archive: Path) -> bool:
+    with zipfile.ZipFile(archive) as opened:
+        return any(Path(name).name == PLANS_FILE for name in opened.namelist())
 
 
 def fold_names(fold: Sequence[int | str] | int | str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from ...networks.nnunet import unet_from_nnunet
 from ...networks.nnunet_weights import weights_from_nnunet
 from ..dataset.plan import Plan
 from ..identity import file_digest
+from .bounds import too_large
 from .checkpoint import CheckpointReader
 from .conversion import Conversion
 from .nnunet_folder import DATASET_FILE, PLANS_FILE, NnUNetFolder, read_nnunet_folder
@@ -28,10 +29,10 @@ from .nnunet_labels import read_labels
 from .nnunet_plan import Understood, plan_of
 from .nnunet_plans import CASCADE_FIELD, Configuration, Plans, checked, inherited
 from .nnunet_report import PLAIN_TRAINER, report_of
+from .weights import not_finite
 
 WEIGHTS = "network_weights"
 WITHOUT_DEEP_SUPERVISION = "NoDeepSupervision"  # in the name of such a trainer
-LARGEST_NUMBER = 1 << 16  # of layers, channels or voxels along an axis
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,7 @@ def read_trained(reader: CheckpointReader, path: Path) -> Trained:
     axes = facts.get("inference_allowed_mirroring_axes") or ()
     if not isinstance(axes, list | tuple) or not all(axis in (0, 1, 2) for axis in axes):
         raise UsageError(f"{path}: inference_allowed_mirroring_axes are {axes!r}, expected axes 0, 1, 2")
-    wrong = next((name for name, value in found.weights.items() if not bool(torch.isfinite(value).all())), None)
-    if wrong is not None:
+    if (wrong := not_finite(found.weights)) is not None:
         raise UsageError(f"{path}: the weights of {wrong} are not finite; its training failed, take another checkpoint")
     epochs = facts.get("current_epoch")
     return Trained(
@@ -155,7 +155,11 @@ def understand(folder: NnUNetFolder, trained: Trained) -> Understood:
             f"{values[CASCADE_FIELD]}, and cannot be imported; import {values[CASCADE_FIELD]} or 3d_fullres"
         )
     configuration = checked(Configuration, values, f"{where}: {trained.configuration}")
-    _check_numbers(values, f"{where}: {trained.configuration}")
+    if (number := too_large(values)) is not None:
+        raise UsageError(
+            f"{where}: {trained.configuration}: holds the number {number}, which no network or patch has; get the "
+            "folder again"
+        )
     try:
         network = unet_from_nnunet(
             values,
@@ -228,14 +232,3 @@ def source_of(folder: NnUNetFolder, found: Understood, first: Trained) -> dict[s
         "epochs": first.epochs,
         "files": {path.relative_to(root).as_posix(): file_digest(path) for path in files},
     }
-
-
-def _check_numbers(value: Any, where: str) -> None:
-    """Refuse sizes that no network has, before one is built."""
-    if isinstance(value, bool):
-        return
-    if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
-        raise UsageError(f"{where}: holds the number {value:g}, which no network or patch has; get the folder again")
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    for one in inner:
-        _check_numbers(one, where)

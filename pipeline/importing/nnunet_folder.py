@@ -115,7 +115,9 @@ def _check_root(root: Path) -> None:
     trained = _trained_below(root)
     if trained:
         names = [path.relative_to(root).as_posix() for path in trained]
-        shown = ", ".join(names[:MOST_LISTED]) + (f" and {len(names) - MOST_LISTED} more" if trained[8:] else "")
+        shown = ", ".join(names[:MOST_LISTED]) + (
+            f" and {len(names) - MOST_LISTED} more" if trained[MOST_LISTED:] else ""
+        )
         raise UsageError(f"{root} holds several trained folders or lies above one; give one of them: {shown}")
     raise UsageError(f"{root} is no folder of nnU-Net: there is no {PLANS_FILE} in it; {EXPECTED}")
 

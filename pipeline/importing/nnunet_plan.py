@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...errors import UsageError, unknown
-from ...networks.nnunet import NnUNetNetwork
+from ...networks.nnunet import NnUNetNetwork, volume_axes
 from ..dataset.choices import modality_in
 from ..dataset.plan import AUGMENTATION, Plan, plan_from
 from .nnunet_labels import Labels
@@ -74,7 +74,7 @@ def in_our_order(values: Sequence[Value], transpose_forward: Sequence[int], slic
         slices: value of the axis along which slices follow each other, where there are two.
     """
     full = [slices, *values] if len(values) == 2 else list(values)
-    return [full[list(transpose_forward).index(2 - axis)] for axis in range(3)]
+    return [full[axis] for axis in volume_axes(transpose_forward)]
 
 
 def our_axes(axes: Sequence[int], transpose_forward: Sequence[int], dims: int) -> list[int]:

@@ -13,10 +13,10 @@ from .nnunet_plan import ORIENTATIONS, PICTURES, Understood
 
 PLAIN_TRAINER = "nnUNetTrainer"
 # words in the names of trainers that nnU-Net brings and that change the training alone, or a norm that weights tell
-TRAINING = re.compile(
-    r"nnUNetTrainer(_?(\d+epochs?|\d+ep|Benchmark|noDataLoading|NoMirroring|onlyMirror01|DA5|DA|NoDA|[sS]egord0|SegOrd0|"
+WORD = re.compile(
+    r"_?(?:\d{1,5}ep(?:ochs?)?|Benchmark|noDataLoading|NoMirroring|onlyMirror01|DA5|DA|NoDA|[sS]egord0|SegOrd0|"
     r"ord0|noDummy2DDA|CE|Dice|Top[kK]10|Loss|LS01|noSmooth|CosAnneal|warmup|BN|NoDeepSupervision|Vanilla|Adam|Adan|"
-    r"\den\d|probabilisticOversampling|0\d\d))*"
+    r"\den\d|probabilisticOversampling|0\d\d)"
 )
 MOST_NAMES = 6
 
@@ -28,6 +28,14 @@ def report_of(folder: NnUNetFolder, found: Understood, plan: Plan, trainer: str)
         ignored=tuple(_ignored(folder, found, trainer)),
         differs=tuple(_differs(found, plan, trainer)),
     )
+
+
+def is_known(trainer: str) -> bool:
+    """Whether a trainer is one of nnU-Net's own: its name is made of words, each read once and for all."""
+    at = len(PLAIN_TRAINER)
+    while word := WORD.match(trainer, at):
+        at = word.end()
+    return trainer.startswith(PLAIN_TRAINER) and at == len(trainer)
 
 
 def _taken(folder: NnUNetFolder, found: Understood, plan: Plan) -> list[str]:
@@ -81,7 +89,7 @@ def _differs(found: Understood, plan: Plan, trainer: str) -> list[str]:
         )
     if "CT" in {name.upper() for name in plan.channels} and plan.modality != "CT":
         lines.append("a channel is called CT, but not all is Hounsfield units: the values of images are not checked")
-    if not TRAINING.fullmatch(trainer):
+    if not is_known(trainer):
         lines.append(f"trainer {trainer} is not one of nnU-Net's own: what it does beyond weights is not known here")
     return lines
 

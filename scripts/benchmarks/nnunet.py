@@ -27,13 +27,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import psutil
 from memory import predict as predict_within
 from memory import verdict as kept_within
 from nnunet_inputs import ct_plans, hippocampus, imported, small_plans, untrained, volume
 from voxelwise.pipeline.sizes import parse_bytes
+from voxelwise.transforms.nifti import read_nifti
 
 SAMPLE_SECONDS = 0.1
 BUDGET = "4GB"
@@ -184,7 +184,7 @@ def alike(ours: Path, theirs: Path) -> str:
     """The least share of equal labels of a case, and how much of it lies at a border of labels."""
     shares, borders = [], []
     for file in theirs.glob("*.nii.gz"):
-        labels, other = (np.asanyarray(nib.load(folder / file.name).dataobj) for folder in (theirs, ours))
+        labels, other = (read_nifti(folder / file.name).array for folder in (theirs, ours))
         shares.append(float((labels == other).mean()))
         borders.append(float(np.mean(labels[1:] != labels[:-1])))
     return f"{min(shares):.4%} of labels equal ({max(borders):.1%} change along X)"

@@ -170,14 +170,11 @@ def leave_tiny(python: Path, out: Path, folder: Path) -> None:
     make_set("tiny", model.raw, Path(), train=5, test=1)
     shared = {"dataset": SETS["tiny"], "plans": PLANS["default"][1]}
     planned = {"planner": PLANS["default"][0], "configurations": ["3d_fullres"], "features": 4, "patch": 32}
-    todo = [{"do": "plan"} | shared | planned]
+    todo: list[dict[str, Any]] = [{"do": "plan"} | shared | planned]
     todo += [{"do": "train", "configuration": "3d_fullres", "fold": 0, "epochs": 7, "iterations": 100} | shared]
     for mirror in (False, True):
-        where = {"images": str(model.raw / "imagesTs"), "out": str(model.labels("float32 sums", mirror))}
-        todo += [
-            {"do": "predict", "model": str(model.folder), "folds": [0], "mirror": mirror, "sums": "float32 sums"}
-            | where
-        ]
+        job = {"do": "predict", "model": str(model.folder), "folds": [0], "mirror": mirror, "sums": "float32 sums"}
+        todo.append({**job, "images": str(model.raw / "imagesTs"), "out": str(model.labels("float32 sums", mirror))})
     run_nnunet(python, out, todo)
     (folder / "fold_0").mkdir(parents=True, exist_ok=True)
     for name in ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth"):

@@ -170,5 +170,6 @@ def predict(model: str, images: str, out: str, folds: list[int], *, mirror: bool
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    verbs: dict[str, Callable[..., None]] = {"plan": plan, "train": train, "untrained": untrained, "predict": predict}
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        {"plan": plan, "train": train, "untrained": untrained, "predict": predict}[job.pop("do")](**job)
+        verbs[job.pop("do")](**job)

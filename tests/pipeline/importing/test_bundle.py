@@ -18,6 +18,7 @@ from voxelwise.errors import UsageError
 from voxelwise.networks.registry import build_network
 from voxelwise.pipeline.dataset.plan import plan_from
 from voxelwise.pipeline.exporting.export import export_model
+from voxelwise.pipeline.importing import bounds
 from voxelwise.pipeline.importing.bundle import convert_bundle, is_bundle
 from voxelwise.pipeline.importing.checkpoint import CheckpointReader
 from voxelwise.pipeline.importing.import_model import import_model
@@ -225,6 +226,11 @@ def in_chain(*more: dict[str, Any], at: int = -1) -> dict[str, Any]:
     return {"preprocessing": chain}
 
 
+def network(**arguments: Any) -> dict[str, Any]:
+    """A network with arguments of its own."""
+    return {"network_def": {**UNET, "spatial_dims": 3, "in_channels": 1, "out_channels": 2, **arguments}}
+
+
 OBSTACLES: list[tuple[dict[str, Any], str]] = [
     (
         {"network_def": {**UNET, "_target_": "scripts.net.Own"}},
@@ -241,6 +247,11 @@ OBSTACLES: list[tuple[dict[str, Any], str]] = [
         {"network_def": {**UNET, "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "depth": 3}},
         "argument of MONAI's UNet",
     ),
+    (network(num_res_units=60000), "MONAI's UNet with these arguments has more than 500 parts, which no network has"),
+    (network(num_res_units=1e9), r"holds the number 1e\+09, which no network has"),
+    (network(num_res_units=float("nan")), "holds the number nan, which no network has"),
+    (network(spatial_dims=float("inf")), "spatial_dims is inf, expected numbers"),
+    (network(window_size=[7, 7, 17]), "holds the number 17 under window_size, which no network has"),
     ({"inferer": {"_target_": "SimpleInferer"}}, "inferer, SimpleInferer: is none of SlidingWindowInferer"),
     ({"inferer": {"_target_": "SlidingWindowInferer", "roi_size": [16, 15, 8]}}, "no multiple of"),
     ({"inferer": {"_target_": "SlidingWindowInferer", "roi_size": [16, -1, 8]}}, "expected 3 numbers of voxels"),
@@ -275,7 +286,10 @@ OBSTACLES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), OBSTACLES)
-def test_what_stands_in_the_way_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_what_stands_in_the_way_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(bounds, "MOST_PARTS", 500)
     root = write_bundle(tmp_path / "bundle", config(), metadata(["background", "spleen"]))
     (root / "configs" / "inference.json").write_text(json.dumps({**config(), **changes}))
     with pytest.raises(UsageError, match=f"what stands in the way: .*{message}") as caught:

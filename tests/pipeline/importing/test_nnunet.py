@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from voxelwise.pipeline.importing.conversion import Conversion
 from voxelwise.pipeline.importing.nnunet import Wanted, convert_nnunet
 from voxelwise.pipeline.importing.nnunet_folder import is_nnunet
 from voxelwise.pipeline.importing.nnunet_plan import in_our_order, our_axes
+from voxelwise.pipeline.importing.nnunet_report import is_known
 
 pytestmark = pytest.mark.usefixtures("no_child")
 
@@ -48,15 +50,7 @@ def test_axes_come_into_our_order(tmp_path: Path) -> None:
     assert plan.network.options["kernels"][0] == [1, 3, 3]
     assert plan.network.options["strides"][1] == [1, 2, 2]
     assert (plan.orientation, plan.crop, plan.modality, plan.batch, plan.tta) == (None, "nonzero", "CT", 3, True)
-    assert plan.resampling.model_dump() == {
-        "kind": "spline",
-        "separate": "auto",
-        "order": 3,
-        "order_separate": 0,
-        "scores_separate": "auto",
-        "scores_order": 1,
-        "scores_order_separate": 0,
-    }
+    assert plan.resampling.model_dump(exclude_defaults=True) == {"kind": "spline"}
     assert plan.normalisation[0].model_dump() == {
         "kind": "window",
         "low": -10.0,
@@ -218,6 +212,11 @@ WRONG_PLANS: list[tuple[str, Any, str]] = [
     (f"{CONFIGURATION}/inherits_from", "3d_x", "unknown configuration in .*: '3d_x'"),
     (f"{CONFIGURATION}/previous_stage", "3d_lowres", "second stage of a cascade, which takes the labels of 3d_lowres"),
     (f"{ARGUMENTS}/n_conv_per_stage", [10**9, 1], "holds the number 1e[+]09, which no network or patch has"),
+    (f"{ARGUMENTS}/n_conv_per_stage", [2000, 1], "a network of 2002 convolutions or blocks, expected up to 1000"),
+    (f"{ARGUMENTS}/n_conv_per_stage", [10**4000, 1], "holds the number of more than 300 digits, which no network"),
+    (f"{ARGUMENTS}/n_conv_per_stage", [float("nan"), 1], "holds the number nan, which no network or patch has"),
+    (f"{ARGUMENTS}/n_stages", 17, "n_stages of PlainConvUNet cannot be read: .* less than or equal to 16, found 17"),
+    (f"{ARGUMENTS}/kernel_sizes", [3, 4097], "kernel_sizes are numbers up to 64, found 4097"),
     (f"{ARGUMENTS}/features_per_stage", [2, 5], "weights do not fit the plans: .* has the shape"),
     (f"{ARGUMENTS}/conv_bias", False, "checkpoint_final.pth: weights do not fit the plans: "),
     ("image_reader_writer", "Tiff3DIO", "unknown image_reader_writer in .*: 'Tiff3DIO'"),
@@ -280,6 +279,12 @@ def test_data_sets_that_are_refused(tmp_path: Path, folder: Path, path: str, val
         ({"init_args": {}}, "does not say by which trainer and configuration it was made"),
         ({"inference_allowed_mirroring_axes": (0, 7)}, r"inference_allowed_mirroring_axes are \[0, 7\], expected axes"),
         ({"network_weights": {"a": torch.tensor([float("nan")])}}, "the weights of a are not finite"),
+        ({"network_weights": {"a": torch.tensor([1e300], dtype=torch.double)}}, "the weights of a are not finite"),
+        (
+            {"network_weights": {"a": torch.ones(1, dtype=torch.cfloat)}},
+            "hold torch.complex64 under 'a', expected floa",
+        ),
+        ({"network_weights": {"a": torch.ones(1, dtype=torch.int32)}}, "hold torch.int32 under 'a', expected floating"),
         (
             {"network_weights": {"a": torch.ones(1)}, "trainer_name": "nnUNetTrainerUMamba"},
             r"weights do not fit the plans: .* \(has trainer nnUNetTrainerUMamba a network of its own\?\)",
@@ -290,6 +295,38 @@ def test_checkpoints_that_are_refused(tmp_path: Path, changes: dict[str, Any], m
     root = write_nnunet(tmp_path / "m", **changes)
     with pytest.raises(UsageError, match=message):
         list(convert(root).networks)
+
+
+def test_a_network_larger_than_its_weights_takes_no_memory(tmp_path: Path) -> None:
+    """Its second level alone would have 464 GB."""
+    plans = changed(PLANS, f"{ARGUMENTS}/features_per_stage", [65536, 65536])
+    root = write_nnunet(tmp_path / "m", network_weights={"a": torch.ones(1)})
+    (root / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(UsageError, match=r"weights do not fit the plans: they lack encoder.stages.0.0.convs.0.conv.we"):
+        list(convert(root).networks)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "known"),
+    [
+        ("nnUNetTrainer", True),
+        ("nnUNetTrainer_250epochs_NoMirroring", True),
+        ("nnUNetTrainerVanillaAdam1en3", True),
+        ("nnUNetTrainerDA5Segord0", True),
+        ("nnUNetTrainerNoDeepSupervision", True),
+        ("nnUNetTrainer_probabilisticOversampling_033", True),
+        ("nnUNetTrainerMine", False),
+        ("MyTrainer", False),
+        ("nnUNetTrainer" + "0001ep" * 30 + "!", False),
+    ],
+)
+def test_trainers_of_nnunet_are_known_by_their_words(trainer: str, known: bool) -> None:
+    """In a time that does not grow with the ways to split a name, of which there are 2 ** 30 in the last."""
+    signal.alarm(20)
+    try:
+        assert is_known(trainer) is known
+    finally:
+        signal.alarm(0)
 
 
 def test_folds_are_of_one_training(tmp_path: Path) -> None:
