@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError
+from ...transforms.geometry import ALL_AXIS_CODES
 from ...transforms.writers import write_json
 from ..identity import file_digest
 from ..model_folder import write_model_folder
@@ -69,6 +70,8 @@ def import_model(
     """
     source, out = Path(source), Path(out)
     refuse_existing(out, RECORD, COMMAND, overwrite=overwrite)
+    if orientation is not None and orientation not in ALL_AXIS_CODES:
+        raise UsageError(f"--orientation {orientation}: expected a letter for each axis, as RAS or LPS are")
     with CheckpointReader() as reader:
         conversion = understand(source, reader, Wanted(fold_names(fold), checkpoint, orientation))
         if out.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(out.resolve()):

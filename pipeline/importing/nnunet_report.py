@@ -26,7 +26,7 @@ def report_of(folder: NnUNetFolder, found: Understood, plan: Plan, trainer: str)
     return Report(
         taken=tuple(_taken(folder, found, plan)),
         ignored=tuple(_ignored(folder, found, trainer)),
-        differs=tuple(_differs(found, plan, trainer)),
+        differs=(*_misnamed(folder, found), *_differs(found, plan, trainer)),
     )
 
 
@@ -73,6 +73,14 @@ def _ignored(folder: NnUNetFolder, found: Understood, trainer: str) -> list[str]
     if others:
         lines.append(f"configurations {_listed(others)} of the same plans: the weights are of {found.name}")
     return lines
+
+
+def _misnamed(folder: NnUNetFolder, found: Understood) -> list[str]:
+    """That a folder's name (TRAINER__PLANS__CONFIGURATION) and its checkpoints disagree."""
+    _, *parts = folder.root.name.split("__")
+    if len(parts) != 2 or parts[1] == found.name:
+        return []
+    return [f"the folder is called {folder.root.name}, but its checkpoints are of configuration {found.name}"]
 
 
 def _differs(found: Understood, plan: Plan, trainer: str) -> list[str]:

@@ -197,3 +197,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "which is neither a tensor nor a plain value; it was not read" in capsys.readouterr().err
     assert main(["import-model", str(tmp_path), str(tmp_path / "b")]) == 2
     assert "holds several trained folders or lies above one; give one of them: bad, nn" in capsys.readouterr().err
+
+
+def test_an_orientation_is_checked_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--orientation XYZ: expected a letter for each axis, as RAS or LPS are"):
+        import_model(tmp_path / "nowhere", tmp_path / "out", orientation="XYZ")

@@ -398,8 +398,9 @@ def test_folders_that_are_refused(tmp_path: Path, folder: Path) -> None:
 
 def test_report_names_what_is_not_known(tmp_path: Path) -> None:
     plans = changed(PLANS, "foreground_intensity_properties_per_channel/0/median", 1400.0)
-    root = write_nnunet(tmp_path / "m", plans=plans, trainer_name="nnUNetTrainerMine")
+    root = write_nnunet(tmp_path / "nnUNetTrainerMine__nnUNetPlans__2d", plans=plans, trainer_name="nnUNetTrainerMine")
     report = convert(root).report
+    assert report.differs[0].endswith("__2d, but its checkpoints are of configuration 3d_fullres")
     assert "configuration 3d_fullres, fold 0" in report.taken
     assert "patch 4 x 16 x 8 (X, Y, Z), overlap 0.5, Gaussian weights" in report.taken
     assert any("3 x 0.5 x 0.8 mm, splines of order 3, a coarse axis apart" in line for line in report.taken)
