@@ -276,7 +276,7 @@ def test_what_splines_make_on_the_way_is_counted() -> None:
     for make, beside in ((lambda: image[where], image.working_bytes((64,) * 3)), (image.whole, image.working_bytes())):
         made = make().nbytes  # which also finds the ranges
         peak = peak_of(make)
-        assert peak is None or peak <= made + beside + 4 * MB
+        assert peak is None or peak <= made + beside + 16 * MB  # what the heap of a long-lived process adds
         assert beside <= 16 * array[0].size + made
     loose, counted = (make_plan(needs(preparing=amounts), Limits(16 * GB), 2) for amounts in ((0, 0), (GB, 2 * GB)))
     assert counted.whole_image
