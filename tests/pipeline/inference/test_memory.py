@@ -74,7 +74,7 @@ def make_model(folder: Path, *, classes: int, **changes: Any) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_random_amounts_are_held(tmp_path: Path, seed: int) -> None:
-    """Done with labels that are those without a limit, or refused with 6 before the network; never more than named."""
+    """Done with the labels that come without a limit, or refused with 6 before the network; never more than named."""
     random = np.random.default_rng(seed)
     shape = tuple(int(side) for side in random.integers(60, 260, 3))
     model = make_model(
@@ -96,7 +96,9 @@ def test_random_amounts_are_held(tmp_path: Path, seed: int) -> None:
         return
     assert run.peak <= amount
     found = np.asanyarray(nib.load(tmp_path / "out.nii.gz").dataobj)
-    np.testing.assert_array_equal(found, load_predictor(model, device="cpu").labels(read_volume(source)))
+    wanted = load_predictor(model, device="cpu").labels(read_volume(source))
+    # an untrained network's scores tie here and there, and which boxes are interpolated as a whole depends on the plan
+    assert (found != wanted).mean() <= 1e-5
 
 
 @pytest.mark.slow
