@@ -5,8 +5,8 @@ flipped, labels are copied voxel by voxel. Otherwise scores are interpolated lin
 whose eight corners agree has that class everywhere inside, whatever the other scores are, so scores are interpolated
 in the other cells alone (a few per cent of them). Where most cells are such, as with an untrained network, all scores
 are interpolated, by a product an axis, which is faster then. Scores are taken box by box as they are finished: neither
-grid ever holds all of them, and the labels are equal to those of doing it at once, but for ties in float32. Where scores are a linear head of
-fewer features, the features are taken, and the head is applied to one box at a time.
+grid ever holds all of them, and the labels are equal to those of doing it at once, but for ties in float32. Where
+scores are a linear head of fewer features, the features are taken, and the head is applied to one box at a time.
 """
 
 from __future__ import annotations
